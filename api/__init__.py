@@ -1,0 +1,1 @@
+"""HTTP only: validate, authenticate, hand over, stream back. No decisions, no SQL."""

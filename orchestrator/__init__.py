@@ -1,0 +1,1 @@
+"""Decides and remembers: the pool, recruiting, fusion, runs, the residency plan, dispatch, storage."""

@@ -1,0 +1,110 @@
+"""What goes into recruiting and what comes out: plain frozen values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from skills.evidence import Evidence, Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A question to recruit for."""
+
+    text: str
+    embedding: Floats
+    """(d,), a unit vector."""
+    skills: tuple[str, ...] = ()
+    """Annotated skills as named, before matching; empty where annotation is by embedding."""
+    skill_embeddings: Floats | None = None
+    """(len(skills), d), unit rows."""
+    options: int = 0
+    """How many choices the question has; 0 for free-form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedSkill:
+    """A skill of the vocabulary that a question needs."""
+
+    skill: str
+    similarity: float
+    keyword: str = ""
+    """The annotated keyword it was matched from; "" where matched by the question's own embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recruit:
+    """An expert chosen for a question."""
+
+    expert: str
+    suitability: float
+    """Strength on this question's skills, on the strategy's own scale."""
+    weight: float
+    """Its weight in a vote; positive."""
+    probability: float | None = None
+    """Probability that it answers this question correctly, where the strategy estimates one."""
+    why: str = ""
+    """One line for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recruitment:
+    """The decision for one question. No expert appears twice."""
+
+    strategy: str
+    recruits: tuple[Recruit, ...]
+    skills: tuple[MatchedSkill, ...] = ()
+    off_domain: bool = False
+    """No profile question is like this one: the choice fell back to overall competency."""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What became of one recruit's generation, as fusion and adaptive recruiting see it."""
+
+    expert: str
+    text: str
+    answer: str
+    """The parsed answer; "" where none could be read."""
+    finish_reason: str = "stop"
+    """"stop", "length" (cut off), "error" or "late"."""
+
+    @property
+    def is_vote(self) -> bool:
+        """Unreadable, failed and cut-off completions are no votes."""
+        return bool(self.answer) and self.finish_reason in ("stop", "length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recruiter:
+    """A strategy after it has seen the evidence: subclasses hold what they learnt."""
+
+    evidence: Evidence = field(repr=False)
+
+    def recruit(
+        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+    ) -> list[Recruitment]:
+        """Choose at most `k` distinct experts for each ask, the best first.
+
+        `experts` narrows the choice to those names. One seed per ask: the same seed, evidence and ask
+        give the same recruits. Raises `NoExperts` if nobody can be recruited.
+        """
+        raise NotImplementedError
+
+    def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
+        """Whom to recruit next, having seen `answered` (adaptive k); empty when enough is known."""
+        return ()
+
+
+class Strategy(Protocol):
+    """A named way to recruit. Adding one: a file with this, and a line in `recruiting/__init__.py`."""
+
+    def __call__(self, evidence: Evidence) -> Recruiter: ...
+
+
+class NoExperts(LookupError):
+    """No expert is live, or none of those asked for is."""
+
+
+Strategies = Mapping[str, Strategy]

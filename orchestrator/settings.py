@@ -1,0 +1,53 @@
+"""Settings: read once at each entry point from the environment, then passed down."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Every field can be set as MUSTER_<NAME>; the two URLs also as DATABASE_URL and REDIS_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="MUSTER_", populate_by_name=True, extra="ignore")
+
+    database_url: str = Field(default="", validation_alias="DATABASE_URL")
+    """PostgreSQL. Empty: the supervisor starts one in the data directory."""
+    redis_url: str = Field(default="", validation_alias="REDIS_URL")
+    """Redis or Valkey. Empty: the supervisor starts one in the data directory."""
+    data_dir: Path = Path(".muster")
+    """Files, converted weights, embedded servers, logs."""
+    experts_file: Path = PROJECT_DIR / "experts.toml"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str = ""
+    """If set, every request but health must carry `Authorization: Bearer <key>`."""
+    question_set: str = "muster-basics"
+    """The question set that queries recruit on."""
+    annotation: str = "embedding"
+    """How queries are annotated by default: `embedding` or `llm`."""
+    k: int = 3
+    strategy: str = "paper"
+    fusion: str = "auto"
+    query_seconds: float = 60.0
+    """Default `budget.seconds` of a query."""
+    keep_queries_days: int = 30
+    lease_s: float = 15.0
+    """A chunk that no progress mentions for so long is sent again."""
+    window_chunks: int = 2
+    """Bulk chunks a worker may hold."""
+    chunk_units: int = 64
+    """Units per chunk at most."""
+    max_attempts: int = 3
+    """Tries that a unit may fail by its own fault before it ends as an error."""
+    log_level: str = "INFO"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL with the driver that Muster uses (psycopg 3)."""
+        scheme, _, rest = self.database_url.partition("://")
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise ValueError(f"DATABASE_URL must be a PostgreSQL URL, not {scheme or 'empty'}://…")
+        return f"postgresql+psycopg://{rest}"

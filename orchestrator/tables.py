@@ -1,0 +1,289 @@
+"""The database: every table. The database is the queue and the truth; messages are hints.
+
+Times are set by the database's clock (`func.now()`), never by a process's own.
+"""
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+Json = dict[str, Any]
+
+
+def _json(**kwargs: Any) -> Any:
+    return Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=dict, **kwargs)
+
+
+def _json_or_none() -> Any:
+    return Field(sa_column=sa.Column(JSONB(none_as_null=True), nullable=True), default=None)
+
+
+def _now() -> Any:
+    return Field(
+        sa_column=sa.Column(sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()), default=None
+    )
+
+
+def _time() -> Any:
+    return Field(sa_column=sa.Column(sa.DateTime(timezone=True), nullable=True), default=None)
+
+
+class ExpertRow(SQLModel, table=True):
+    """One version of an expert. The highest version of a name is the current one."""
+
+    __tablename__ = "expert"
+    __table_args__ = (sa.UniqueConstraint("name", "version"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(index=True)
+    version: int = 1
+    description: str = ""
+    model: Json = _json()
+    model_key: str = Field(index=True)
+    adapter: str | None = None
+    system_prompt: str = ""
+    sampling: Json = _json()
+    licence: str = ""
+    state: str = "registered"
+    """registered, testing, profiling, parked, live, quarantined, removed."""
+    reason: str = ""
+    """Why it is in this state, for people."""
+    created_at: dt.datetime = _now()
+
+
+class QuestionSetRow(SQLModel, table=True):
+    """One version of a question set; its questions are `LabelledQuestionRow`s."""
+
+    __tablename__ = "question_set"
+    __table_args__ = (sa.UniqueConstraint("name", "digest"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(index=True)
+    version: int = 1
+    digest: str = ""
+    """SHA-256 of its lines: the same lines are the same version."""
+    created_at: dt.datetime = _now()
+
+
+class LabelledQuestionRow(SQLModel, table=True):
+    __tablename__ = "labelled_question"
+    __table_args__ = (sa.UniqueConstraint("question_set_id", "external_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    question_set_id: int = Field(foreign_key="question_set.id", index=True)
+    position: int
+    external_id: str
+    text: str
+    options: list[str] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
+    answer: str
+    category: str | None = None
+    skills: list[str] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
+    embedding: bytes | None = None
+    """float32 little-endian, a unit vector; None until embedded."""
+
+
+class ProfileRow(SQLModel, table=True):
+    """How one expert version answered one question set. Immutable; a new one is a new version."""
+
+    __tablename__ = "profile"
+    __table_args__ = (sa.UniqueConstraint("expert_id", "question_set_id", "version"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    expert_id: int = Field(foreign_key="expert.id", index=True)
+    question_set_id: int = Field(foreign_key="question_set.id", index=True)
+    version: int = 1
+    run_id: str | None = None
+    outcomes: Json = _json()
+    """labelled question's external id -> {"answer", "correct", "finish_reason", "tokens"}."""
+    created_at: dt.datetime = _now()
+
+
+class AggregatorScoreRow(SQLModel, table=True):
+    """How often an expert, given one right and two wrong completions, ended on the right answer."""
+
+    __tablename__ = "aggregator_score"
+    __table_args__ = (sa.UniqueConstraint("expert_id", "question_set_id", "category", "run_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    expert_id: int = Field(foreign_key="expert.id", index=True)
+    question_set_id: int = Field(foreign_key="question_set.id", index=True)
+    run_id: str
+    category: str = ""
+    """The skill area; "" for all areas together."""
+    right: int
+    tried: int
+    created_at: dt.datetime = _now()
+
+
+class RunRow(SQLModel, table=True):
+    """A batch, benchmark, profiling or aggregator test."""
+
+    __tablename__ = "run"
+
+    id: str = Field(primary_key=True)
+    """`bench-…`, `batch_…`, `prof-…`, `aggr-…`."""
+    kind: str
+    """benchmark, batch, profile, aggregator."""
+    name: str = ""
+    status: str = Field(default="in_progress", index=True)
+    """validating, in_progress, finalizing, completed, failed, expired, cancelling, cancelled."""
+    pinned: Json = _json()
+    """Versions and settings fixed at submission: experts, question set, profiles, k, strategy, fusion, seed …"""
+    totals: Json = _json()
+    """Counters kept as the run goes: loads per model, load seconds, tokens per stage, retries."""
+    errors: list[Json] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
+    """Input errors: {"code", "line", "message", "param"}."""
+    report: Json | None = _json_or_none()
+    """The finished report; None until completed."""
+    idempotency_key: str | None = Field(default=None, unique=True)
+    created_at: dt.datetime = _now()
+    ended_at: dt.datetime | None = _time()
+
+
+class InstanceRow(SQLModel, table=True):
+    """One question of a run."""
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        sa.UniqueConstraint("run_id", "custom_id"),
+        sa.Index("instance_open", "run_id", "stage"),
+    )
+
+    id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
+    run_id: str = Field(foreign_key="run.id")
+    position: int
+    custom_id: str
+    question: Json = _json()
+    """`skills.question.Question` as JSON."""
+    stage: str = "annotate"
+    """The stage it is in: annotate, recruit, generate, fuse, grade, done."""
+    round: int = 0
+    decision: Json | None = _json_or_none()
+    """The recruitment: skills, recruits with suitability and why, strategy, seed."""
+    answers: Json | None = _json_or_none()
+    """Each recruit's parsed answer and finish reason, written when fused."""
+    fused: Json | None = _json_or_none()
+    """method, answer, text, votes, confidence, note."""
+    answer: str | None = None
+    correct: bool | None = None
+    error: str | None = None
+    created_at: dt.datetime = _now()
+    ended_at: dt.datetime | None = _time()
+
+
+class ChunkRow(SQLModel, table=True):
+    """Units for one model, sent to one worker as one Celery task. Its id grows with every send: the fence."""
+
+    __tablename__ = "chunk"
+
+    id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
+    run_id: str = Field(foreign_key="run.id", index=True)
+    worker: str = Field(index=True)
+    model_key: str
+    state: str = Field(default="sent", index=True)
+    """sent, ended, lost."""
+    sent_at: dt.datetime = _now()
+    lease_until: dt.datetime | None = _time()
+    """Renewed by progress that mentions it; past it the chunk is lost and its units are pending again."""
+
+
+class UnitRow(SQLModel, table=True):
+    """The smallest piece of engine work."""
+
+    __tablename__ = "unit"
+    __table_args__ = (
+        sa.UniqueConstraint("run_id", "instance_id", "stage", "round", "expert", "sample"),
+        sa.Index("unit_waiting", "state", "model_key", "run_id"),
+        sa.Index("unit_of_chunk", "chunk_id"),
+        sa.Index("unit_of_instance", "instance_id"),
+    )
+
+    id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
+    run_id: str = Field(foreign_key="run.id")
+    instance_id: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("instance.id"), nullable=False))
+    stage: str
+    """annotate, generate or fuse."""
+    round: int = 0
+    expert: str
+    sample: int = 0
+    model_key: str
+    request: Json = _json()
+    """`workers.messages.Request` without its id."""
+    state: str = "pending"
+    """pending, sent, done, failed. (Running is the worker's knowledge: it is in its progress.)"""
+    chunk_id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, nullable=True))
+    """The chunk it was last sent in: a completion that comes under another chunk is refused."""
+    attempts: int = 0
+    """Tries that failed by its own fault."""
+    losses: int = 0
+    """Times its worker was lost; after two it runs alone."""
+    completion: Json | None = _json_or_none()
+    """`workers.messages.Completion` without its id."""
+    created_at: dt.datetime = _now()
+    ended_at: dt.datetime | None = _time()
+
+
+class WorkerRow(SQLModel, table=True):
+    """A worker as its last progress described it."""
+
+    __tablename__ = "worker"
+
+    name: str = Field(primary_key=True)
+    state: Json = _json()
+    """`workers.messages.WorkerState`."""
+    seen_at: dt.datetime = _now()
+
+
+class LoadRow(SQLModel, table=True):
+    """One load of weights on a worker, done or failed: the measured cost."""
+
+    __tablename__ = "load"
+
+    id: int | None = Field(default=None, primary_key=True)
+    worker: str
+    model_key: str = Field(index=True)
+    run_id: str | None = Field(default=None, index=True)
+    seconds: float
+    memory_bytes: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    error: str | None = None
+    at: dt.datetime = _now()
+
+
+class StreamPositionRow(SQLModel, table=True):
+    """How far a Redis stream has been read and committed."""
+
+    __tablename__ = "stream_position"
+
+    stream: str = Field(primary_key=True)
+    position: str
+
+
+class QueryRow(SQLModel, table=True):
+    """One question asked online, kept for replay and feedback."""
+
+    __tablename__ = "query"
+
+    id: str = Field(primary_key=True)
+    request: Json = _json()
+    decision: Json | None = _json_or_none()
+    answers: Json | None = _json_or_none()
+    fused: Json | None = _json_or_none()
+    status: str = "ok"
+    """ok, degraded (some experts failed), failed, cancelled."""
+    feedback: Json | None = _json_or_none()
+    created_at: dt.datetime = _now()
+
+
+class FileRow(SQLModel, table=True):
+    """An uploaded or produced file; its bytes lie in the data directory under its id."""
+
+    __tablename__ = "file"
+
+    id: str = Field(primary_key=True)
+    filename: str
+    purpose: str
+    bytes: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    created_at: dt.datetime = _now()
