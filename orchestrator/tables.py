@@ -51,6 +51,8 @@ class ExpertRow(SQLModel, table=True):
     """registered, testing, profiling, parked, live, quarantined, removed."""
     reason: str = ""
     """Why it is in this state, for people."""
+    origin: str = Field(default="api", sa_column_kwargs={"server_default": "api"})
+    """Who wrote this version: "file" (experts.toml) or "api". Only the file's own entries are parked when it drops them."""
     created_at: dt.datetime = _now()
 
 
@@ -81,6 +83,19 @@ class LabelledQuestionRow(SQLModel, table=True):
     answer: str
     category: str | None = None
     skills: list[str] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
+    embedding: bytes | None = None
+    """float32 little-endian, a unit vector; None until embedded."""
+
+
+class SkillRow(SQLModel, table=True):
+    """A skill of a question set's vocabulary, embedded once."""
+
+    __tablename__ = "skill"
+    __table_args__ = (sa.UniqueConstraint("question_set_id", "name"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    question_set_id: int = Field(foreign_key="question_set.id", index=True)
+    name: str
     embedding: bytes | None = None
     """float32 little-endian, a unit vector; None until embedded."""
 
