@@ -33,7 +33,15 @@ class Settings(BaseSettings):
     fusion: str = "auto"
     query_seconds: float = 60.0
     """Default `budget.seconds` of a query."""
+    queries_in_flight: int = 32
+    """Queries answered at a time; one more is told to come back (429)."""
     keep_queries_days: int = 30
+    max_body_bytes: int = 8 * 2**20
+    """Largest JSON body."""
+    max_file_bytes: int = 512 * 2**20
+    """Largest uploaded file."""
+    allow_remote_code: bool = False
+    """Whether experts may run code that comes with their weights (`trust_remote_code`)."""
     lease_s: float = 15.0
     """A chunk that no progress mentions for so long is sent again."""
     window_chunks: int = 2
@@ -43,6 +51,11 @@ class Settings(BaseSettings):
     max_attempts: int = 3
     """Tries that a unit may fail by its own fault before it ends as an error."""
     log_level: str = "INFO"
+
+    @property
+    def packages_dir(self) -> Path:
+        """Where the packages that carry weights are installed (locks/weights.lock), the embedder's among them."""
+        return self.data_dir / "pkgs"
 
     @property
     def sqlalchemy_url(self) -> str:
