@@ -164,7 +164,9 @@ class InstanceRow(SQLModel, table=True):
     __tablename__ = "instance"
     __table_args__ = (
         sa.UniqueConstraint("run_id", "custom_id"),
-        sa.Index("instance_open", "run_id", "stage"),
+        sa.Index("instance_of_run", "run_id", "position"),
+        sa.Index("instance_open", "run_id", "stage", postgresql_where=sa.text("stage <> 'done'")),
+        sa.Index("instance_ready", "run_id", "stage", "id", postgresql_where=sa.text("ready")),
     )
 
     id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
@@ -175,6 +177,8 @@ class InstanceRow(SQLModel, table=True):
     """`skills.question.Question` as JSON."""
     stage: str = "annotate"
     """The stage it is in: annotate, recruit, generate, fuse, grade, done."""
+    ready: bool = Field(default=True, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.true()))
+    """The stager has to look at it: it is new, or the units it waited for have ended."""
     round: int = 0
     decision: Json | None = _json_or_none()
     """The recruitment: skills, recruits with suitability and why, strategy, seed."""
@@ -193,14 +197,19 @@ class ChunkRow(SQLModel, table=True):
     """Units for one model, sent to one worker as one Celery task. Its id grows with every send: the fence."""
 
     __tablename__ = "chunk"
+    __table_args__ = (sa.Index("chunk_out", "worker", postgresql_where=sa.text("state = 'sent'")),)
 
     id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
     run_id: str = Field(foreign_key="run.id", index=True)
-    worker: str = Field(index=True)
+    worker: str
     model_key: str
-    state: str = Field(default="sent", index=True)
+    state: str = "sent"
     """sent, ended, lost."""
     sent_at: dt.datetime = _now()
+    units: int = 0
+    """How many units it was sent with."""
+    alone: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """It carries one suspect unit and had its worker to itself."""
     lease_until: dt.datetime | None = _time()
     """Renewed by progress that mentions it; past it the chunk is lost and its units are pending again."""
 
@@ -210,23 +219,25 @@ class UnitRow(SQLModel, table=True):
 
     __tablename__ = "unit"
     __table_args__ = (
-        sa.UniqueConstraint("run_id", "instance_id", "stage", "round", "expert", "sample"),
-        sa.Index("unit_waiting", "state", "model_key", "run_id"),
+        sa.UniqueConstraint("instance_id", "stage", "round", "expert", "sample"),
+        sa.Index("unit_waiting", "model_key", "run_id", "id", postgresql_where=sa.text("state = 'pending'")),
         sa.Index("unit_of_chunk", "chunk_id"),
-        sa.Index("unit_of_instance", "instance_id"),
+        sa.Index("unit_of_run", "run_id"),
     )
 
     id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, primary_key=True))
     run_id: str = Field(foreign_key="run.id")
     instance_id: int = Field(sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("instance.id"), nullable=False))
     stage: str
-    """annotate, generate or fuse."""
+    """annotate, generate, fuse, or baseline: an answer that only the report's baselines need."""
     round: int = 0
     expert: str
     sample: int = 0
     model_key: str
     request: Json = _json()
     """`workers.messages.Request` without its id."""
+    tokens: int = 0
+    """Tokens it may take at most, prompt (estimated) and completion: what the planner weighs."""
     state: str = "pending"
     """pending, sent, done, failed. (Running is the worker's knowledge: it is in its progress.)"""
     chunk_id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, nullable=True))

@@ -1,0 +1,183 @@
+"""The database: connecting, transactions, migrations, and the lock that makes one process the orchestrator."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import alembic.command
+import alembic.config
+import psycopg
+import sqlalchemy as sa
+import structlog
+from sqlmodel import Session
+
+from orchestrator.settings import Settings
+
+MIGRATIONS_DIR = Path(__file__).resolve().parent / "migrations"
+POOL_SIZE = 5
+"""Connections kept per process; a few processes share one PostgreSQL with 100 connections by default."""
+POOL_OVERFLOW = 5
+LOCK_POLL_S = 0.5
+
+log = structlog.get_logger()
+
+
+def connect(settings: Settings, *, pool_size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> sa.Engine:
+    """An engine with a bounded pool. Nothing is connected until the first statement.
+
+    Raises `ValueError` where `DATABASE_URL` is no PostgreSQL URL.
+    """
+    return engine_for(settings.sqlalchemy_url, pool_size=pool_size, overflow=overflow)
+
+
+def engine_for(url: str, *, pool_size: int = POOL_SIZE, overflow: int = POOL_OVERFLOW) -> sa.Engine:
+    """An engine for a SQLAlchemy URL (`postgresql+psycopg://…`)."""
+    return sa.create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=overflow,
+        pool_timeout=30,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 10, "application_name": "muster", "keepalives_idle": 30},
+        json_serializer=dump_json,
+    )
+
+
+def dump_json(value: Any) -> str:
+    """Compact JSON that PostgreSQL accepts: JSONB refuses the NUL character, so it is dropped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("\\u0000", "") if "\\u0000" in text else text
+
+
+@contextmanager
+def session(engine: sa.Engine) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back if anything is raised."""
+    with Session(engine, expire_on_commit=False) as opened, opened.begin():
+        yield opened
+
+
+def migrate(target: sa.Engine | str) -> None:
+    """Bring the schema to the newest version. Safe to call from several processes at once."""
+    engine = engine_for(target, pool_size=1) if isinstance(target, str) else target
+    with engine.begin() as connection:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key("migrate")})
+        alembic.command.upgrade(alembic_config(connection), "head")
+    if isinstance(target, str):
+        engine.dispose()
+
+
+def alembic_config(connection: sa.Connection) -> alembic.config.Config:
+    """Alembic's configuration for this connection; there is no alembic.ini."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(MIGRATIONS_DIR))
+    config.attributes["connection"] = connection
+    return config
+
+
+class AdvisoryLock:
+    """A lock held by a database session of its own: it goes when the process, or its connection, does."""
+
+    def __init__(self, engine: sa.Engine, name: str) -> None:
+        self._engine = engine
+        self._key = _lock_key(name)
+        self._connection: sa.Connection | None = None
+        self.name = name
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it."""
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        got = bool(connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": self._key}))
+        if got:
+            connection.detach()
+            self._connection = connection
+        else:
+            connection.close()
+        return got
+
+    def is_held(self) -> bool:
+        """Whether the session that holds it still lives: one round trip."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.scalar(sa.text("SELECT 1"))
+        except sa.exc.DBAPIError:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Close the session, and with it the lock."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            try:
+                connection.close()
+            except sa.exc.DBAPIError:
+                log.debug("the lock's connection was gone already", lock=self.name)
+
+
+@contextmanager
+def advisory_lock(
+    engine: sa.Engine, name: str, *, keep_waiting: Callable[[], bool] = lambda: True
+) -> Iterator[AdvisoryLock | None]:
+    """Wait for the lock, saying so once, and hold it. Yields None if `keep_waiting` ended the wait."""
+    lock = AdvisoryLock(engine, name)
+    is_said = False
+    while keep_waiting():
+        if lock.try_acquire():
+            break
+        if not is_said:
+            log.info("another process holds the lock; waiting for it to end", lock=name)
+            is_said = True
+        time.sleep(LOCK_POLL_S)
+    else:
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def insert_rows(session: Session, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Insert many rows in one COPY, within the session's transaction; returns how many.
+
+    Rows are mappings with the same keys; dicts and lists become JSONB. Far cheaper than the ORM for thousands of rows.
+    """
+    iterator = iter(rows)
+    first = next(iterator, None)
+    if first is None:
+        return 0
+    columns = list(first)
+    driver = cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)
+    names = ", ".join(f'"{column}"' for column in columns)
+    statement = f'COPY "{table}" ({names}) FROM STDIN'.encode()
+    count = 0
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        row: Mapping[str, Any] | None = first
+        while row is not None:
+            copy.write_row([_plain(row[column]) for column in columns])
+            count += 1
+            row = next(iterator, None)
+    return count
+
+
+def jsons(values: Sequence[Any]) -> list[str]:
+    """Each value as JSON text, for `unnest(:x ::text[])` and a cast to JSONB."""
+    return [dump_json(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict | list | tuple):
+        return dump_json(value)
+    return value.replace("\x00", "") if isinstance(value, str) else value
+
+
+def _lock_key(name: str) -> int:
+    """A stable 63-bit number for a name."""
+    key = 0
+    for byte in name.encode():
+        key = (key * 257 + byte + 1) % (2**63 - 25)
+    return key
