@@ -1,0 +1,237 @@
+"""How one online request reaches an engine and its text comes back, delta by delta."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+import celery
+import redis.asyncio as aioredis
+import structlog
+from redis.exceptions import RedisError
+
+from orchestrator import broker
+from orchestrator.settings import Settings
+from workers.messages import (
+    CANCELLED_KEY,
+    DEMAND_KEY,
+    ONLINE_TASK,
+    WORKER_STALE_S,
+    WORKERS_KEY,
+    Completion,
+    Delta,
+    Demand,
+    Model,
+    OnlineRequest,
+    Request,
+    WorkerState,
+    online_queue,
+    reply_stream,
+)
+
+RESIDENT_POLL_S = 0.05
+"""How often to look whether a demanded model has become resident; a load takes seconds at least."""
+READ_BLOCK_S = 1.0
+"""Longest wait for a delta before looking whether the worker still lives."""
+CANCELLED_KEPT_S = 30.0
+"""A cancelled id is forgotten after so long: workers look every second."""
+SENDS_MAX = 2
+"""A request whose worker died before its first word is sent once more, to another worker."""
+CONNECTIONS_MAX = 1024
+"""Every waiting request blocks a connection: queries in flight times recruits, with room."""
+
+log = structlog.get_logger(__name__)
+
+
+class NoWorker(RuntimeError):
+    """No worker is alive that could run this engine."""
+
+    def __init__(self, engine: str) -> None:
+        super().__init__(
+            f"no worker that runs the {engine!r} engine is alive; start one (`muster up` starts and restarts them, "
+            "or `python -m workers`), or wait a few seconds if one has just been restarted"
+        )
+        self.engine = engine
+
+
+class Late(TimeoutError):
+    """The answer, or the model's load before it, would come after the deadline."""
+
+
+class WorkerLost(RuntimeError):
+    """The worker died, or fell silent, while it was answering."""
+
+
+class Transport(Protocol):
+    """Where a query's generations go: the broker, or a test's own."""
+
+    def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
+        """Deltas of one generation; the last carries its completion.
+
+        `deadline_s` is Unix time. Closing the generator early cancels the request.
+        Raises `NoWorker`, `Late`, `WorkerLost`.
+        """
+        ...
+
+    async def resident(self) -> frozenset[str]:
+        """Keys of the models that can answer without a load."""
+        ...
+
+    async def engines(self) -> frozenset[str]:
+        """The engines that some worker alive can run."""
+        ...
+
+
+class BrokerTransport:
+    """Sends requests as Celery tasks to a worker's own online queue; replies come back on a Redis stream each."""
+
+    def __init__(self, client: "aioredis.Redis", app: celery.Celery) -> None:
+        self._redis = client
+        self._app = app
+        self._forgetting: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def connect(cls, settings: Settings) -> "BrokerTransport":
+        """A transport over `settings.redis_url`; nothing is connected until the first request."""
+        client = aioredis.Redis.from_url(
+            settings.redis_url,
+            decode_responses=True,
+            max_connections=CONNECTIONS_MAX,
+            socket_connect_timeout=5,
+            socket_timeout=READ_BLOCK_S + 10,
+            health_check_interval=30,
+        )
+        return cls(client, broker.sender(settings))
+
+    async def aclose(self) -> None:
+        for task in self._forgetting:
+            task.cancel()
+        await self._redis.aclose()
+        self._app.close()
+
+    async def ping(self) -> None:
+        """Raises `redis.exceptions.RedisError` where the broker cannot be reached."""
+        await self._redis.ping()
+
+    async def workers(self) -> list[WorkerState]:
+        """The workers that reported lately and are not about to leave."""
+        entries = await self._redis.hgetall(WORKERS_KEY)
+        states = (WorkerState.model_validate_json(entry) for entry in entries.values())
+        oldest = time.time() - WORKER_STALE_S
+        return [state for state in states if state.at >= oldest and not state.draining]
+
+    async def resident(self) -> frozenset[str]:
+        return frozenset(key for worker in await self.workers() for key in worker.resident)
+
+    async def engines(self) -> frozenset[str]:
+        return frozenset(engine for worker in await self.workers() for engine in worker.engines)
+
+    async def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
+        avoid: set[str] = set()
+        for attempt in range(1, SENDS_MAX + 1):
+            worker = await self._worker_for(model, deadline_s, avoid)
+            attempt_id = request.id if attempt == 1 else f"{request.id}.{attempt}"
+            begun = False
+            try:
+                sent = request.model_copy(update={"id": attempt_id})
+                async with contextlib.aclosing(self._exchange(sent, model, worker, deadline_s)) as deltas:
+                    async for delta in deltas:
+                        begun = True
+                        yield delta
+                return
+            except WorkerLost:
+                if begun or attempt == SENDS_MAX:
+                    raise
+                log.warning("worker lost before its first word; asking another", worker=worker, request=request.id)
+                avoid.add(worker)
+
+    async def _worker_for(self, model: Model, deadline_s: float, avoid: set[str]) -> str:
+        """The least busy worker that can answer now; where a load comes first, waits for it. Raises as `stream`."""
+        demanded = False
+        while True:
+            able = [w for w in await self.workers() if model.engine in w.engines and w.worker not in avoid]
+            if not able:
+                raise NoWorker(model.engine)
+            ready = [w for w in able if w.device == "none" or model.key in w.resident]
+            if ready:
+                return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
+            if not demanded:
+                demand = Demand(model=model, since_s=time.time())
+                await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
+                demanded = True
+            if time.time() + RESIDENT_POLL_S >= deadline_s:
+                raise Late(f"{model.source} was not loaded in time")
+            await asyncio.sleep(RESIDENT_POLL_S)
+
+    async def _exchange(
+        self, request: Request, model: Model, worker: str, deadline_s: float
+    ) -> AsyncGenerator[Delta, None]:
+        message = OnlineRequest(request=request, model=model, deadline_s=deadline_s)
+        finished = False
+        try:
+            await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
+            async for delta in self._replies(request.id, worker, deadline_s):
+                finished = delta.completion is not None
+                yield delta
+                if finished:
+                    return
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._forget(request.id, cancel=not finished)
+
+    async def _replies(self, request_id: str, worker: str, deadline_s: float) -> AsyncIterator[Delta]:
+        stream, position = reply_stream(request_id), "0"
+        while (left_s := deadline_s - time.time()) > 0:
+            block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
+            entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
+            for entry_id, fields in _entries(entries):
+                position = entry_id
+                yield Delta.model_validate_json(fields["delta"])
+            if not entries and not await self._lives(worker):
+                raise WorkerLost(f"worker {worker} was lost while it was answering")
+        raise Late("it did not answer in time")
+
+    async def _lives(self, worker: str) -> bool:
+        """Whether it reported lately (one that is draining still finishes what it has)."""
+        entry = await self._redis.hget(WORKERS_KEY, worker)
+        return entry is not None and WorkerState.model_validate_json(entry).at >= time.time() - WORKER_STALE_S
+
+    async def _forget(self, request_id: str, *, cancel: bool) -> None:
+        """Leave nothing behind; a request that nobody waits for any more is cancelled."""
+        with contextlib.suppress(RedisError, OSError):
+            if cancel:
+                await self._redis.sadd(CANCELLED_KEY, request_id)
+                task = asyncio.create_task(self._forget_cancelled(request_id))
+                self._forgetting.add(task)
+                task.add_done_callback(self._forgetting.discard)
+            else:
+                await self._redis.delete(reply_stream(request_id))
+
+    async def _forget_cancelled(self, request_id: str) -> None:
+        await asyncio.sleep(CANCELLED_KEPT_S)
+        with contextlib.suppress(RedisError, OSError):
+            await self._redis.srem(CANCELLED_KEY, request_id)
+            await self._redis.delete(reply_stream(request_id))
+
+
+def _entries(reply: object) -> list[tuple[str, dict[str, str]]]:
+    """(position, fields) of an XREAD of one stream, whichever protocol version shaped the reply."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        (batches,) = reply.values()
+        return [entry for batch in batches for entry in (batch if isinstance(batch, list) else [batch])]
+    assert isinstance(reply, list)
+    entries: list[tuple[str, dict[str, str]]] = reply[0][1]
+    return entries
+
+
+async def completed(deltas: AsyncIterator[Delta]) -> Completion:
+    """The completion at the end of a stream of deltas."""
+    async for delta in deltas:
+        if delta.completion is not None:
+            return delta.completion
+    raise WorkerLost("the answer broke off")
