@@ -1,0 +1,210 @@
+"""Several answers to one: a weighted vote, the best single expert, or what an aggregator made of them. Pure."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator import equality, grading
+from orchestrator.recruiting.values import Answered, Recruitment
+from skills.question import Question
+
+Method = Literal["vote", "aggregate", "best_single", "none"]
+METHODS = ("auto", "vote", "aggregate", "best_single")
+"""What may be asked for. "auto" is decided by `choose`, answer by answer; "none" means that no expert answered."""
+
+_SHORT_CHARS = 80
+"""Answers to free-form questions are voted on when they are at most this long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """The one answer, and how it came about."""
+
+    method: Method
+    answer: str
+    """The parsed answer; "" where there is none to parse, or no expert answered."""
+    text: str
+    """What the user reads."""
+    expert: str | None
+    """Whose text it is: the winner of the vote, the best single expert or the aggregator."""
+    confidence: float
+    """0 to 1: the winning answer's share of the weight of all recruits, those that gave no vote included."""
+    votes: Mapping[str, float]
+    """Parsed answer -> weight behind it, the heaviest first."""
+    note: str = ""
+    """One line for people: who agreed, who was missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Camp:
+    """Experts that gave the same answer."""
+
+    answer: str
+    members: tuple[Answered, ...]
+    weight: float
+    heaviest: float
+
+
+def is_usable(item: Answered) -> bool:
+    """Whether there is a text to show or to merge, be it parsed or not."""
+    return item.finish_reason in ("stop", "length") and bool(grading.visible(item.text))
+
+
+def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Question) -> Method:
+    """What "auto" does: a vote where answers can be counted, else an aggregator, and neither for one answer or none."""
+    usable = [item for item in answered if is_usable(item)]
+    voters = [item for item in answered if item.is_vote]
+    if not usable:
+        return "none"
+    if len(usable) == 1:
+        return "best_single"
+    if question.options:
+        return "vote" if voters else "aggregate"
+    short = all(len(item.answer) <= _SHORT_CHARS for item in voters)
+    agreed = any(len(camp.members) > 1 for camp in _camps(recruitment, voters))
+    return "vote" if short and agreed else "aggregate"
+
+
+def vote(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
+    """The answer with most weight behind it; its heaviest supporter's text.
+
+    Unreadable, failed and late answers are no votes. A tie goes to the answer with the heaviest single supporter,
+    then to the one recruited first. Without any vote it is `best_single`.
+    """
+    camps = _camps(recruitment, [item for item in answered if item.is_vote])
+    if not camps:
+        return best_single(recruitment, answered)
+    winner = camps[0]
+    weights = _weights(recruitment, answered)
+    spokesman = max(winner.members, key=lambda item: weights[item.expert])
+    agreed = f"{len(winner.members)} of {len(weights)} experts agree"
+    return Fused(
+        method="vote",
+        answer=winner.answer,
+        text=grading.visible(spokesman.text),
+        expert=spokesman.expert,
+        confidence=winner.weight / sum(weights.values()),
+        votes={camp.answer: camp.weight for camp in camps},
+        note="; ".join(filter(None, (agreed, _missing(recruitment, answered)))),
+    )
+
+
+def best_single(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
+    """The answer of the first recruit that gave one: a parsed one if there is any. None at all: method "none"."""
+    ordered = _in_order(recruitment, answered)
+    usable = [item for item in ordered if item.is_vote] or [item for item in ordered if is_usable(item)]
+    missing = _missing(recruitment, answered)
+    if not usable:
+        return Fused(
+            method="none",
+            answer="",
+            text="",
+            expert=None,
+            confidence=0.0,
+            votes={},
+            note=f"no expert answered: {missing}",
+        )
+    best = usable[0]
+    return Fused(
+        method="best_single",
+        answer=best.answer,
+        text=grading.visible(best.text),
+        expert=best.expert,
+        confidence=_support(recruitment, answered, best.answer),
+        votes=_votes(recruitment, answered),
+        note=missing,
+    )
+
+
+def read_aggregate(
+    recruitment: Recruitment, answered: Sequence[Answered], question: Question, completion: Answered
+) -> Fused:
+    """What the aggregator's `completion` settles on.
+
+    A failed or empty completion, or one without a choice where the question has options, gives way to the vote.
+    `question` of a conversation is a free-form one with the last user message as its text.
+    """
+    text = grading.visible(completion.text)
+    answer = grading.extract(completion.text, question) if is_usable(completion) else ""
+    if not text or not is_usable(completion) or (question.options and not answer):
+        voted = vote(recruitment, answered)
+        why = f"the aggregator {completion.expert} {_trouble(completion)}, so the experts' own answers were taken"
+        return _noted(voted, why)
+    return Fused(
+        method="aggregate",
+        answer=answer,
+        text=text,
+        expert=completion.expert,
+        confidence=_support(recruitment, answered, answer),
+        votes=_votes(recruitment, answered),
+        note=_missing(recruitment, answered),
+    )
+
+
+def _camps(recruitment: Recruitment, voters: Sequence[Answered]) -> list[_Camp]:
+    """Voters by answer, the winning answer first."""
+    weights = _weights(recruitment, voters)
+    groups: list[list[Answered]] = []
+    for item in _in_order(recruitment, voters):
+        for group in groups:
+            if equality.same(group[0].answer, item.answer):
+                group.append(item)
+                break
+        else:
+            groups.append([item])
+    camps = [
+        _Camp(
+            answer=group[0].answer,
+            members=tuple(group),
+            weight=sum(weights[item.expert] for item in group),
+            heaviest=max(weights[item.expert] for item in group),
+        )
+        for group in groups
+    ]
+    return sorted(camps, key=lambda camp: (round(camp.weight, 9), camp.heaviest), reverse=True)
+
+
+def _weights(recruitment: Recruitment, answered: Sequence[Answered]) -> dict[str, float]:
+    """Expert -> weight, for the recruits and for whoever else answered."""
+    recruited = {recruit.expert: recruit.weight for recruit in recruitment.recruits}
+    lightest = min(recruited.values(), default=1.0)
+    return recruited | {item.expert: lightest for item in answered if item.expert not in recruited}
+
+
+def _in_order(recruitment: Recruitment, answered: Sequence[Answered]) -> list[Answered]:
+    order = {recruit.expert: position for position, recruit in enumerate(recruitment.recruits)}
+    return sorted(answered, key=lambda item: order.get(item.expert, len(order)))
+
+
+def _votes(recruitment: Recruitment, answered: Sequence[Answered]) -> dict[str, float]:
+    return {camp.answer: camp.weight for camp in _camps(recruitment, [item for item in answered if item.is_vote])}
+
+
+def _support(recruitment: Recruitment, answered: Sequence[Answered], answer: str) -> float:
+    """The share of all weight that stands behind `answer`."""
+    total = sum(_weights(recruitment, answered).values())
+    votes = _votes(recruitment, answered)
+    return sum(weight for other, weight in votes.items() if equality.same(other, answer)) / total if total else 0.0
+
+
+def _missing(recruitment: Recruitment, answered: Sequence[Answered]) -> str:
+    """Whose answer could not be counted, and why: "a failed, b was late"."""
+    by_expert = {item.expert: item for item in answered}
+    troubles = [f"{item.expert} {_trouble(item)}" for item in answered if not item.is_vote]
+    troubles += [
+        f"{recruit.expert} gave no answer" for recruit in recruitment.recruits if recruit.expert not in by_expert
+    ]
+    return ", ".join(troubles)
+
+
+def _trouble(item: Answered) -> str:
+    if item.finish_reason == "late":
+        return "was late"
+    if item.finish_reason not in ("stop", "length"):
+        return "failed"
+    return "was cut off before its answer" if item.finish_reason == "length" else "gave no readable answer"
+
+
+def _noted(fused: Fused, why: str) -> Fused:
+    return dataclasses.replace(fused, note="; ".join(filter(None, (why, fused.note))))
