@@ -1,0 +1,151 @@
+"""Works off chunks."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from workers import generation
+from workers.broker import Broker
+from workers.cancels import Cancels
+from workers.engines.engine import GenerationError
+from workers.messages import Chunk, Request
+from workers.progress import Reporter
+from workers.residency import Residency, Resident
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, kw_only=True)
+class _Work:
+    """One chunk being worked on."""
+
+    chunk: Chunk
+    task: "asyncio.Task[None]"
+    """The whole chunk."""
+    units: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
+    """Request id -> its generation, waiting for a place in the engine or running."""
+    running: set[str] = field(default_factory=set)
+    """Request ids in the engine."""
+    cancelled: set[str] = field(default_factory=set)
+    """Request ids that a user cancelled."""
+
+
+class BulkDesk:
+    """Takes chunks, claims them, waits for their model, and reports each unit as it ends."""
+
+    def __init__(
+        self, *, holder: str, broker: Broker, cancels: Cancels, reporter: Reporter, residency: Residency
+    ) -> None:
+        """`holder` names this life of this worker in claims."""
+        self._holder = holder
+        self._broker = broker
+        self._cancels = cancels
+        self._reporter = reporter
+        self._residency = residency
+        self._work: dict[int, _Work] = {}
+        self._draining = False
+
+    async def run(self, chunk: Chunk) -> None:
+        """Work off one chunk, to its end. A chunk that was claimed before is dropped."""
+        if self._draining or chunk.id in self._work:
+            return
+        task = asyncio.create_task(self._run(chunk))
+        self._work[chunk.id] = _Work(chunk=chunk, task=task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            del self._work[chunk.id]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let requests in the engine end, for `timeout_s` at most; hand everything else back."""
+        self._draining = True
+        for work in self._work.values():
+            if not work.units:
+                work.task.cancel()
+            for request_id, unit in work.units.items():
+                if request_id not in work.running:
+                    unit.cancel()
+        tasks = [work.task for work in self._work.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _run(self, chunk: Chunk) -> None:
+        work = self._work[chunk.id]
+        self._reporter.hold(chunk.id)
+        try:
+            if not await self._broker.claim(chunk.id, self._holder):
+                log.warning("chunk %d was claimed before: dropped", chunk.id)
+                return
+            unwatch = self._watch(work)
+            try:
+                await self._cancels.check()
+                await self._generate(work)
+            finally:
+                unwatch()
+        except GenerationError as error:
+            log.warning("chunk %d: %s", chunk.id, error)
+            for request in chunk.requests:
+                self._reporter.finish(chunk.id, generation.failed(request.id, error))
+        except asyncio.CancelledError:
+            log.info("chunk %d handed back", chunk.id)
+        except Exception:  # the orchestrator gets the rest of the chunk back, the worker goes on
+            log.exception("chunk %d", chunk.id)
+        finally:
+            for request_id in work.cancelled:
+                self._reporter.finish(chunk.id, generation.aborted(request_id, "cancelled"))
+            self._reporter.end(chunk.id)
+
+    async def _generate(self, work: _Work) -> None:
+        chunk = work.chunk
+        async with self._residency.use(chunk.model, online=False, chunk_id=chunk.id) as resident:
+            for request in chunk.requests:
+                if request.id not in work.cancelled:
+                    work.units[request.id] = asyncio.create_task(self._unit(work, resident, request))
+            try:
+                await asyncio.gather(*work.units.values(), return_exceptions=True)
+            finally:
+                await _cancel_all(work.units.values())
+
+    async def _unit(self, work: _Work, resident: Resident, request: Request) -> None:
+        async with resident.bulk:
+            work.running.add(request.id)
+            engine_id = f"{work.chunk.id}/{request.id}"
+            completion = await generation.generate(resident.engine, request, engine_id=engine_id)
+        self._reporter.finish(work.chunk.id, completion)
+
+    def _watch(self, work: _Work) -> Callable[[], None]:
+        """Have units aborted when they, or their run, are cancelled."""
+
+        def cancel(request_id: str) -> None:
+            unit = work.units.get(request_id)
+            if unit is None or unit.cancel():
+                work.cancelled.add(request_id)
+            if not work.units and len(work.cancelled) == len(work.chunk.requests):
+                work.task.cancel()  # nobody is left who would need the model
+
+        def cancel_run() -> None:
+            for request in work.chunk.requests:
+                cancel(request.id)
+
+        ends = [self._cancels.watch(f"run:{work.chunk.run_id}", cancel_run)]
+        for request in work.chunk.requests:
+            ends.append(self._cancels.watch(request.id, functools.partial(cancel, request.id)))
+
+        def unwatch() -> None:
+            for end in ends:
+                end()
+
+        return unwatch
+
+
+async def _cancel_all(tasks: "Iterable[asyncio.Task[None]]") -> None:
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending)

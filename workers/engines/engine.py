@@ -1,0 +1,57 @@
+"""What every engine is, and the ways it can fail."""
+
+from collections.abc import AsyncGenerator
+from typing import Literal, Protocol
+
+from workers.messages import Delta, Request
+
+Fault = Literal["request", "engine", "model"]
+
+
+class GenerationError(Exception):
+    """A request came to nothing; `fault` says whose fault it was."""
+
+    fault: Fault
+
+
+class RequestError(GenerationError):
+    """The request is bad, e.g. longer than the model's context. Trying again will not help."""
+
+    fault: Fault = "request"
+
+
+class EngineError(GenerationError):
+    """The engine died or could not be reached. The request may be tried again."""
+
+    fault: Fault = "engine"
+
+
+class ModelError(GenerationError):
+    """The model cannot be loaded here. Every request for it fails until something is changed."""
+
+    fault: Fault = "model"
+
+
+class Engine(Protocol):
+    """One loaded model. Life: `load()` once, `generate()` many at once, `close()`."""
+
+    @property
+    def died(self) -> str | None:
+        """Why the engine can serve no more, or None while it can."""
+
+    @property
+    def computed(self) -> int:
+        """Grows whenever the engine computes tokens, of prompts or completions: what shows a hung engine."""
+
+    async def load(self) -> int:
+        """Bring the weights in; return the bytes of memory that took (0: not known). Raises ModelError, EngineError."""
+
+    def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
+        """Yield text as it comes if `stream`; the last `Delta` carries the completion with the whole text.
+
+        `request.id` must be unique among running requests. Closing the iterator, or cancelling the task that
+        reads it, aborts the request in the engine. Raises RequestError, EngineError, ModelError.
+        """
+
+    async def close(self) -> None:
+        """Give back every resource. Running requests fail with EngineError. May be called twice."""

@@ -1,0 +1,35 @@
+"""The worker's side of vLLM: which settings its process gets. (The process itself: `vllm_host`.)"""
+
+from workers.engines import wire
+from workers.engines.engine import Engine
+from workers.engines.hosted import HostedEngine
+from workers.messages import Model
+from workers.settings import WorkerSettings
+
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "CUDA_VISIBLE_DEVICES": ""}
+"""One thread: on a small machine more threads of two engines only wait for each other."""
+
+
+def open_engine(model: Model, settings: WorkerSettings) -> Engine:
+    """A vLLM engine in a process of its own, not started yet."""
+    cpu = settings.device == "cpu"
+    device = CPU if cpu else {"CUDA_VISIBLE_DEVICES": settings.device.removeprefix("cuda:")}
+    options: dict[str, float]
+    if cpu:
+        options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+    else:
+        options = {"gpu_memory_utilization": settings.gpu_memory_share}
+    return HostedEngine(
+        module="workers.engines.vllm_host",
+        start=wire.Start(
+            model=model,
+            data_dir=str(settings.data_dir),
+            sequences=settings.sequences + settings.online_slots,
+            options=options,
+        ),
+        worker=settings.name,
+        environment=QUIET | device,
+        stall_s=settings.stall_s,
+        load_timeout_s=settings.load_timeout_s,
+    )

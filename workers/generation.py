@@ -1,0 +1,52 @@
+"""Runs one request through an engine and turns whatever happens into a completion."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from workers.engines.engine import Engine, EngineError, GenerationError
+from workers.messages import Completion, Request
+
+log = logging.getLogger(__name__)
+
+
+async def generate(
+    engine: Engine, request: Request, *, engine_id: str, on_text: Callable[[str], None] | None = None
+) -> Completion:
+    """The completion of `request`; failures come back as its `error` and `fault`, never as exceptions.
+
+    `engine_id` names the request inside the engine: a unit that was sent twice may run there twice.
+    Text is handed to `on_text` as it comes. Cancelling the calling task aborts the request in the engine.
+    """
+    began = time.monotonic()
+    completion: Completion | None = None
+    deltas = engine.generate(request.model_copy(update={"id": engine_id}), stream=on_text is not None)
+    try:
+        async for delta in deltas:
+            if delta.text and on_text is not None:
+                on_text(delta.text)
+            completion = delta.completion or completion
+        if completion is None:
+            raise EngineError("the engine ended the request without a completion")
+    except GenerationError as error:
+        return failed(request.id, error, began)
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # a fault in an engine's code costs this request, never the worker
+        log.exception("request %s", request.id)
+        return failed(request.id, EngineError(f"{type(error).__name__}: {error}"), began)
+    finally:
+        await deltas.aclose()
+    return completion.model_copy(update={"id": request.id, "engine_s": time.monotonic() - began})
+
+
+def failed(request_id: str, error: GenerationError, began: float | None = None) -> Completion:
+    """The completion of a request that came to nothing. `began`: monotonic time of admission, if it was admitted."""
+    engine_s = 0.0 if began is None else time.monotonic() - began
+    return Completion(id=request_id, finish_reason="error", error=str(error), fault=error.fault, engine_s=engine_s)
+
+
+def aborted(request_id: str, why: str) -> Completion:
+    """The completion of a request that nobody wants any more."""
+    return Completion(id=request_id, finish_reason="abort", error=why)

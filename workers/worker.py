@@ -1,0 +1,136 @@
+"""One worker: everything that lives on its event loop, wired together."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from workers.broker import Broker
+from workers.bulk import BulkDesk
+from workers.cancels import Cancels
+from workers.engines import catalogue
+from workers.engines.engine import Engine
+from workers.messages import Chunk, Load, Model, OnlineRequest, WorkerState
+from workers.online import OnlineDesk
+from workers.progress import Reporter
+from workers.replies import Replies
+from workers.residency import Residency
+from workers.settings import WorkerSettings
+
+LAST_FLUSH_S = 5.0
+"""How long a worker that ends tries to publish its last news."""
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Takes chunks, online requests and loads; all of it must be called on one event loop."""
+
+    def __init__(self, settings: WorkerSettings, open_engine: Callable[[Model], Engine] | None = None) -> None:
+        """`open_engine` overrides the engines of the catalogue."""
+        self._settings = settings
+        self._draining = False
+        self._drained = asyncio.Event()
+        self._broker = Broker(settings.redis_url)
+        self._cancels = Cancels(self._broker)
+        self._replies = Replies(self._broker)
+        self._reporter = Reporter(self._broker, self.state)
+        self._residency = Residency(
+            open_engine=open_engine or (lambda model: catalogue.open_engine(model, settings)),
+            capacity=settings.capacity,
+            bulk_places=settings.sequences,
+            online_places=settings.online_slots,
+            on_load=self._reporter.load,
+            on_change=self._reporter.changed,
+        )
+        self._bulk = BulkDesk(
+            holder=f"{settings.name}/{uuid.uuid4().hex}",
+            broker=self._broker,
+            cancels=self._cancels,
+            reporter=self._reporter,
+            residency=self._residency,
+        )
+        self._online = OnlineDesk(cancels=self._cancels, replies=self._replies, residency=self._residency)
+
+    def state(self) -> WorkerState:
+        """The worker as it is now."""
+        return WorkerState(
+            worker=self._settings.name,
+            at=time.time(),
+            device=self._settings.device,
+            engines=self._settings.engines,
+            resident=self._residency.resident_keys,
+            loading=self._residency.loading_key,
+            bulk_slots=self._settings.bulk_slots,
+            online_slots=self._settings.online_slots,
+            online_running=self._online.running,
+            draining=self._draining,
+        )
+
+    async def run(self) -> None:
+        """Publish, watch and send replies until drained. A loop that fails brings the worker down: it must not limp."""
+        loops: list[asyncio.Task[None]] = [
+            asyncio.create_task(_named(each, name))
+            for name, each in (
+                ("progress", self._reporter.run()),
+                ("cancels", self._cancels.run()),
+                ("replies", self._replies.run()),
+                ("residency", self._residency.watch()),
+            )
+        ]
+        end = asyncio.create_task(self._drained.wait())
+        try:
+            await asyncio.wait([*loops, end], return_when=asyncio.FIRST_COMPLETED)
+            for task in loops:
+                if task.done():
+                    await task
+        finally:
+            end.cancel()
+            for task in loops:
+                task.cancel()
+            await asyncio.wait(loops)
+        await self._close()
+
+    async def bulk(self, chunk: Chunk) -> None:
+        """Work off one chunk; returns when nothing of it is left."""
+        await self._bulk.run(chunk)
+
+    async def online(self, request: OnlineRequest) -> None:
+        self._online.take(request)
+
+    async def load(self, load: Load) -> None:
+        self._online.load(load)
+
+    async def drain(self) -> None:
+        """Take on nothing more, let what runs end within `drain_s`, hand the rest back."""
+        if self._draining:
+            return
+        self._draining = True
+        self._reporter.changed()
+        log.info("draining: running requests have %.0f s", self._settings.drain_s)
+        await asyncio.gather(self._bulk.drain(self._settings.drain_s), self._online.drain(self._settings.drain_s))
+
+    async def stop(self) -> None:
+        """Drain, publish the last news, and let `run` end."""
+        await self.drain()
+        self._drained.set()
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_FLUSH_S):
+                while not (await self._replies.flush() and await self._reporter.flush()):  # noqa: ASYNC110  a retry
+                    await asyncio.sleep(0.2)
+                await self._broker.withdraw(self._settings.name)
+        except Exception as error:  # the lease tells the orchestrator in the end
+            log.warning("the last news were not sent: %s", error)
+        await self._residency.close()
+        await self._broker.close()
+
+
+async def _named(loop: Coroutine[Any, Any, None], name: str) -> None:
+    try:
+        await loop
+    except Exception:
+        log.exception("the worker's %s loop failed", name)
+        raise
