@@ -55,13 +55,17 @@ def spawn(
 
 def stop(process: subprocess.Popen[bytes], first: signal.Signals, *, timeout_s: float = 10.0) -> None:
     """Ask with `first`; after `timeout_s`, and in any case for what is left of its group, SIGKILL."""
-    if process.poll() is None:
-        process.send_signal(first)
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    process.send_signal(first)  # which does nothing to an ended process
+    wait_or_kill(process, timeout_s=timeout_s)
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], *, timeout_s: float) -> None:
+    """Wait for the end; after `timeout_s`, and in any case for what is left of its group, SIGKILL."""
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     kill_group(process.pid)
 
 

@@ -184,7 +184,7 @@ def uv_environment() -> dict[str, str]:
     }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=None)  # noqa: UP033 - an older Python must get as far as check_python
 def pip_settings() -> dict[str, str]:
     """pip's settings by name, from PIP_… variables and its configuration files, the strongest last."""
     command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "config", "list"]
