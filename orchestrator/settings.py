@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """Units per chunk at most."""
     max_attempts: int = 3
     """Tries that a unit may fail by its own fault before it ends as an error."""
+    late_s: float = 900.0
+    """A unit that a worker has held for so long fails as late; its line goes on without it."""
     log_level: str = "INFO"
 
     @property

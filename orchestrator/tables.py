@@ -208,6 +208,8 @@ class ChunkRow(SQLModel, table=True):
     sent_at: dt.datetime = _now()
     units: int = 0
     """How many units it was sent with."""
+    held: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """Some progress mentioned it: losing it is the loss of a worker, and not of a message."""
     alone: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
     """It carries one suspect unit and had its worker to itself."""
     lease_until: dt.datetime | None = _time()
