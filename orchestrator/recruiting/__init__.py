@@ -1,0 +1,22 @@
+"""Strategies by name. Adding one: a file with a `fit(evidence)`, and a line here."""
+
+from orchestrator.recruiting import best_single, paper, random
+from orchestrator.recruiting.values import Recruiter, Strategies
+from skills.evidence import Evidence
+
+STRATEGIES: Strategies = {
+    "paper": paper.fit,
+    "best_single": best_single.fit,
+    "random": random.fit,
+}
+
+
+class UnknownStrategy(ValueError):
+    """There is no strategy of this name."""
+
+
+def fit(name: str, evidence: Evidence) -> Recruiter:
+    """The recruiter of strategy `name`, fitted on `evidence`. Raises `UnknownStrategy`."""
+    if name not in STRATEGIES:
+        raise UnknownStrategy(f"unknown strategy {name!r}: there are {', '.join(STRATEGIES)}")
+    return STRATEGIES[name](evidence)
