@@ -3,8 +3,11 @@
 import fcntl
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import IO
+
+import celery.platforms
 
 from workers import celery_app, settings
 from workers.engines import leftovers
@@ -19,6 +22,8 @@ def main(argv: list[str]) -> int:
     )
     for noisy in ("celery.worker.strategy", "celery.app.trace", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Containers run as root; only JSON is accepted, which is what the warning is about.
+    warnings.filterwarnings("ignore", category=celery.platforms.SecurityWarning)
     lock = _lock(given.data_dir / "workers" / f"{given.name}.lock")
     if lock is None:
         logging.error("a worker named %s already runs on this machine: give this one another --name", given.name)

@@ -42,7 +42,10 @@ class Broker:
         self._redis = redis.asyncio.Redis(connection_pool=pool)
 
     async def claim(self, chunk_id: int, holder: str) -> bool:
-        """Take a chunk; False if it was taken before. Waits for Redis as long as it takes."""
+        """Take a chunk; False if it was taken before. Waits for Redis as long as it takes.
+
+        `holder` is unique to this call, so that a try whose answer was lost is known for one's own.
+        """
 
         async def take() -> bool:
             key = messages.claim_key(chunk_id)

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -36,10 +37,10 @@ class BulkDesk:
     """Takes chunks, claims them, waits for their model, and reports each unit as it ends."""
 
     def __init__(
-        self, *, holder: str, broker: Broker, cancels: Cancels, reporter: Reporter, residency: Residency
+        self, *, worker: str, broker: Broker, cancels: Cancels, reporter: Reporter, residency: Residency
     ) -> None:
-        """`holder` names this life of this worker in claims."""
-        self._holder = holder
+        """`worker` is named in claims, for people who look at them."""
+        self._holder = worker
         self._broker = broker
         self._cancels = cancels
         self._reporter = reporter
@@ -78,8 +79,9 @@ class BulkDesk:
         work = self._work[chunk.id]
         self._reporter.hold(chunk.id)
         try:
-            if not await self._broker.claim(chunk.id, self._holder):
+            if not await self._broker.claim(chunk.id, f"{self._holder}/{uuid.uuid4().hex}"):
                 log.warning("chunk %d was claimed before: dropped", chunk.id)
+                self._reporter.release(chunk.id)
                 return
             unwatch = self._watch(work)
             try:
@@ -90,15 +92,15 @@ class BulkDesk:
         except GenerationError as error:
             log.warning("chunk %d: %s", chunk.id, error)
             for request in chunk.requests:
-                self._reporter.finish(chunk.id, generation.failed(request.id, error))
+                if request.id not in work.cancelled:
+                    self._reporter.finish(chunk.id, generation.failed(request.id, error))
         except asyncio.CancelledError:
             log.info("chunk %d handed back", chunk.id)
         except Exception:  # the orchestrator gets the rest of the chunk back, the worker goes on
             log.exception("chunk %d", chunk.id)
         finally:
-            for request_id in work.cancelled:
-                self._reporter.finish(chunk.id, generation.aborted(request_id, "cancelled"))
-            self._reporter.end(chunk.id)
+            if self._reporter.holds(chunk.id):
+                self._reporter.end(chunk.id)
 
     async def _generate(self, work: _Work) -> None:
         chunk = work.chunk
@@ -123,8 +125,9 @@ class BulkDesk:
 
         def cancel(request_id: str) -> None:
             unit = work.units.get(request_id)
-            if unit is None or unit.cancel():
+            if request_id not in work.cancelled and (unit is None or unit.cancel()):
                 work.cancelled.add(request_id)
+                self._reporter.finish(work.chunk.id, generation.aborted(request_id, "cancelled"))
             if not work.units and len(work.cancelled) == len(work.chunk.requests):
                 work.task.cancel()  # nobody is left who would need the model
 

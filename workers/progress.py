@@ -37,6 +37,13 @@ class Reporter:
         self._held[chunk_id] = None
         self._news.set()
 
+    def holds(self, chunk_id: int) -> bool:
+        return chunk_id in self._held
+
+    def release(self, chunk_id: int) -> None:
+        """Mention the chunk no more, and say nothing about it: it is not ours."""
+        self._held.pop(chunk_id, None)
+
     def finish(self, chunk_id: int, completion: Completion) -> None:
         self._finished.append(Finished(chunk_id=chunk_id, completion=completion))
         self._news.set()

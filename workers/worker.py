@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -45,7 +44,7 @@ class Worker:
             on_change=self._reporter.changed,
         )
         self._bulk = BulkDesk(
-            holder=f"{settings.name}/{uuid.uuid4().hex}",
+            worker=settings.name,
             broker=self._broker,
             cancels=self._cancels,
             reporter=self._reporter,

@@ -5,7 +5,6 @@ from urllib.parse import urlsplit
 from workers.engines import vllm, wire
 from workers.engines.engine import Engine, ModelError
 from workers.engines.hosted import HostedEngine
-from workers.engines.remote import RemoteEngine
 from workers.engines.stub import StubEngine, StubOptions
 from workers.messages import Model
 from workers.settings import WorkerSettings
@@ -19,6 +18,8 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
             f" but {urlsplit(model.source)._replace(query='').geturl()} needs {model.engine}"
         )
     if model.engine == "remote":
+        from workers.engines.remote import RemoteEngine  # its HTTP stack costs a device's worker half a second
+
         return RemoteEngine(model)
     if model.engine == "vllm":
         return vllm.open_engine(model, settings)
