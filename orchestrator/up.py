@@ -1,0 +1,98 @@
+"""`muster up`: look before starting, start, tell, and stop in good order."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+
+from orchestrator import demo, doctor, services
+from orchestrator.services import Layout
+from orchestrator.settings import Settings
+from orchestrator.supervisor import CannotStart, Supervisor
+
+EXIT_CANNOT_START = 1
+EXIT_INTERRUPTED = 130
+READY_POLL_S = 0.3
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, SIGTERM or a closed terminal: stop everything, in order."""
+
+
+def up(settings: Settings, console: Console, *, devices: tuple[str, ...] | None, ask: bool, once: bool) -> int:
+    """Run Muster until interrupted (`once`: until the demo's answer). Returns the exit code.
+
+    `devices`: one model worker on each; None: on whatever this machine has. `ask`: with the demo, which waits for
+    the pool's profiles and asks one question.
+    """
+    try:
+        for finding in doctor.before_start(settings):
+            if not finding.ok:
+                raise CannotStart(f"{finding.name}: {finding.detail}. To mend it: {finding.mend}.")
+        layout = Layout(devices=services.devices() if devices is None else devices)
+        with _signals_interrupt(), Supervisor(settings, layout, lambda line: console.log(line)) as running:
+            try:
+                return _serve(running, console, ask=ask or once, once=once)
+            finally:
+                _second_signal_kills(running)
+                console.print("Stopping …")
+    except CannotStart as error:
+        console.print(f"[red]muster:[/red] {error}", soft_wrap=True, highlight=False)
+        return EXIT_CANNOT_START
+    except Interrupted:
+        return EXIT_INTERRUPTED if once else 0
+
+
+def _serve(running: Supervisor, console: Console, *, ask: bool, once: bool) -> int:
+    ready = threading.Event()
+    waiter = threading.Thread(target=_wait_until_ready, args=(running, ready), daemon=True)
+    waiter.start()
+    with console.status("Starting …"):
+        running.watch(ready.is_set)
+    console.print(f"Muster serves on [bold]{running.url}[/bold] (OpenAI's API below /v1)")
+    console.print(f"[dim]Logs: {running.settings.data_dir / 'logs'}[/dim]")
+    if ask:
+        show = demo.Demo(running.url, running.settings.api_key, console)
+        thread = threading.Thread(target=show.run, daemon=True)
+        thread.start()
+        running.watch(lambda: not thread.is_alive())
+        if once:
+            return 0 if show.answered else EXIT_CANNOT_START
+        console.print("Ctrl-C stops Muster.")
+    running.watch(lambda: False)
+    return 0
+
+
+def _wait_until_ready(running: Supervisor, ready: threading.Event) -> None:
+    while not running.is_ready():
+        ready.wait(READY_POLL_S)
+    ready.set()
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the main thread."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _second_signal_kills(running: Supervisor) -> None:
+    """While stopping, another signal does not interrupt the stopping: it makes it immediate."""
+
+    def kill(_number: int, _frame: FrameType | None) -> None:
+        running.kill()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, kill)
