@@ -99,6 +99,14 @@ class Usage:
             completion_tokens=self.completion_tokens + other.completion_tokens,
         )
 
+    def as_json(self) -> dict[str, int]:
+        """In OpenAI's names."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }
+
     @classmethod
     def of(cls, *completions: Completion) -> "Usage":
         return cls(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Protocol
 
 import anyio
@@ -11,6 +11,7 @@ import anyio.to_thread
 import celery
 import redis.asyncio as aioredis
 import structlog
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator import broker
@@ -57,12 +58,20 @@ class NoWorker(RuntimeError):
         self.engine = engine
 
 
-class Late(TimeoutError):
+class NoBroker(RuntimeError):
+    """The broker cannot be reached."""
+
+
+class Late(RuntimeError):
     """The answer, or the model's load before it, would come after the deadline."""
 
 
 class WorkerLost(RuntimeError):
     """The worker died, or fell silent, while it was answering."""
+
+
+TROUBLE = (NoWorker, NoBroker, Late, WorkerLost)
+"""All that a transport raises: what one generation can meet with, and a query survives while others answer."""
 
 
 class Transport(Protocol):
@@ -72,7 +81,7 @@ class Transport(Protocol):
         """Deltas of one generation; the last carries its completion.
 
         `deadline_s` is Unix time. Closing the generator early cancels the request.
-        Raises `NoWorker`, `Late`, `WorkerLost`.
+        Raises one of `TROUBLE`.
         """
         ...
 
@@ -113,12 +122,14 @@ class BrokerTransport:
         self._app.close()
 
     async def ping(self) -> None:
-        """Raises `redis.exceptions.RedisError` where the broker cannot be reached."""
-        await self._redis.ping()
+        """Raises `NoBroker` where the broker cannot be reached."""
+        with _reaching_broker():
+            await self._redis.ping()
 
     async def workers(self) -> list[WorkerState]:
         """The workers that reported lately and are not about to leave."""
-        entries = await self._redis.hgetall(WORKERS_KEY)
+        with _reaching_broker():
+            entries = await self._redis.hgetall(WORKERS_KEY)
         states = (WorkerState.model_validate_json(entry) for entry in entries.values())
         oldest = time.time() - WORKER_STALE_S
         return [state for state in states if state.at >= oldest and not state.draining]
@@ -160,7 +171,8 @@ class BrokerTransport:
                 return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
             if not demanded:
                 demand = Demand(model=model, since_s=time.time())
-                await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
+                with _reaching_broker():
+                    await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
                 demanded = True
             if time.time() + RESIDENT_POLL_S >= deadline_s:
                 raise Late(f"{model.source} was not loaded in time")
@@ -172,7 +184,8 @@ class BrokerTransport:
         message = OnlineRequest(request=request, model=model, deadline_s=deadline_s)
         finished = False
         try:
-            await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
+            with _reaching_broker():
+                await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
             async for delta in self._replies(request.id, worker, deadline_s):
                 finished = delta.completion is not None
                 yield delta
@@ -186,7 +199,8 @@ class BrokerTransport:
         stream, position = reply_stream(request_id), "0"
         while (left_s := deadline_s - time.time()) > 0:
             block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
-            entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
+            with _reaching_broker():
+                entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
             for entry_id, fields in _entries(entries):
                 position = entry_id
                 yield Delta.model_validate_json(fields["delta"])
@@ -196,7 +210,8 @@ class BrokerTransport:
 
     async def _lives(self, worker: str) -> bool:
         """Whether it reported lately (one that is draining still finishes what it has)."""
-        entry = await self._redis.hget(WORKERS_KEY, worker)
+        with _reaching_broker():
+            entry = await self._redis.hget(WORKERS_KEY, worker)
         return entry is not None and WorkerState.model_validate_json(entry).at >= time.time() - WORKER_STALE_S
 
     async def _forget(self, request_id: str, *, cancel: bool) -> None:
@@ -215,6 +230,16 @@ class BrokerTransport:
         with contextlib.suppress(RedisError, OSError):
             await self._redis.srem(CANCELLED_KEY, request_id)
             await self._redis.delete(reply_stream(request_id))
+
+
+@contextlib.contextmanager
+def _reaching_broker() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OperationalError, OSError) as error:
+        raise NoBroker(
+            f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
+        ) from error
 
 
 def _entries(reply: object) -> list[tuple[str, dict[str, str]]]:
