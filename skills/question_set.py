@@ -1,4 +1,4 @@
-"""Question sets as JSONL: labelled questions, a line each: `{"id", "question", "options"?, "answer", "category"?, "skills"?}`."""
+"""Question sets as JSONL: `{"id", "question", "options"?, "answer", "category"?, "skills"?}`, one a line."""
 
 import json
 from collections.abc import Iterable, Mapping
