@@ -118,6 +118,15 @@ class AdvisoryLock:
                 log.debug("the lock's connection was gone already", lock=self.name)
 
 
+def is_locked(engine: sa.Engine, name: str) -> bool:
+    """Whether any session holds this lock. For looking on: whoever wants to act on it has to take it."""
+    held = """SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND ((classid::bigint << 32) | objid::bigint) = :key AND objsubid = 1)"""
+    with engine.connect() as connection:
+        return bool(connection.scalar(sa.text(held), {"key": _lock_key(name)}))
+
+
 @contextmanager
 def advisory_lock(
     engine: sa.Engine, name: str, *, keep_waiting: Callable[[], bool] = lambda: True

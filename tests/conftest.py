@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
 from orchestrator.settings import Settings
+from tests import stack as stack_module
 
 TEMPLATE = "muster_template"
 VALKEY_DATABASES = 16
@@ -83,6 +84,14 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
     made = sa.create_engine(settings.sqlalchemy_url)
     yield made
     made.dispose()
+
+
+@pytest.fixture(scope="session")
+def stack(server_folder: Path) -> Iterator[stack_module.Stack]:
+    """A whole Muster on stub engines, its pool profiled; shared, so leave it as it was."""
+    with stack_module.running(server_folder / "stack") as running:
+        running.wait_until_live()
+        yield running
 
 
 def _fresh_database(server: EmbeddedPostgres, *, template: str) -> Iterator[str]:

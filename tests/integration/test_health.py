@@ -1,0 +1,38 @@
+"""Container health checks look at what a service does."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from orchestrator import database, health
+from orchestrator.settings import Settings
+from workers.messages import WORKERS_KEY, WorkerState
+
+
+def test_a_lock_is_seen_while_somebody_holds_it(engine: sa.Engine) -> None:
+    assert not database.is_locked(engine, "orchestrator")
+    lock = database.AdvisoryLock(engine, "orchestrator")
+    assert lock.try_acquire()
+    assert database.is_locked(engine, "orchestrator")
+    assert not database.is_locked(engine, "another")
+    lock.release()
+    assert not database.is_locked(engine, "orchestrator")
+
+
+@pytest.mark.parametrize(("age_s", "code"), [(0, 0), (60, 1)])
+def test_a_worker_is_healthy_while_it_publishes(redis_url: str, age_s: float, code: int) -> None:
+    state = WorkerState(worker="w0", at=time.time() - age_s, device="none", engines=("stub",))
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(WORKERS_KEY, "w0", state.model_dump_json())
+    command = [sys.executable, "-m", "orchestrator.health", "worker", "w0"]
+    assert subprocess.run(command, env={"REDIS_URL": redis_url}, check=False).returncode == code
+
+
+def test_no_orchestrator_is_unhealthy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    with pytest.raises(health.Unhealthy):
+        health.check_orchestrator()
