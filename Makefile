@@ -34,7 +34,7 @@ faults: setup-tests
 	$(RUN) pytest tests/faults -m "" $(ARGS)
 
 lock: setup-tests
-	$(PYTHON) setup/locks.py
+	$(PYTHON) -m setup.locks
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

