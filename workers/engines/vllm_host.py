@@ -1,0 +1,247 @@
+"""The process that vLLM runs in. The only file that imports vLLM.
+
+vLLM spawns its engine core from here and imports this module again in it, so the core too is tied to its parent.
+"""
+
+from workers.engines import lifeline
+
+lifeline.tie()
+
+import asyncio  # noqa: E402  nothing may be imported before the process is tied to its parent
+import json  # noqa: E402
+import logging  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import AsyncGenerator, Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from workers import weights  # noqa: E402
+from workers.engines import host, prompt, wire  # noqa: E402
+from workers.engines.engine import Engine, EngineError, ModelError, RequestError  # noqa: E402
+from workers.messages import Completion, Delta, Request  # noqa: E402
+
+PASSED_ON = frozenset(
+    {
+        "allowed_token_ids",
+        "bad_words",
+        "frequency_penalty",
+        "ignore_eos",
+        "include_stop_str_in_output",
+        "logit_bias",
+        "min_p",
+        "min_tokens",
+        "n",
+        "presence_penalty",
+        "repetition_penalty",
+        "skip_special_tokens",
+        "stop_token_ids",
+        "top_k",
+    }
+)
+"""The parameters of `Sampling.extra` that vLLM takes under the same name."""
+
+
+class VllmEngine:
+    """vLLM's asynchronous engine. Its schedule is its own; how many requests it gets is the worker's."""
+
+    def __init__(self, start: wire.Start) -> None:
+        self._start = start
+        self._llm: Any = None
+        self._tokenizer: Any = None
+        self._adapters: dict[str, int] = {}
+        self._computed = 0
+        self._context_tokens = start.model.context_tokens
+
+    @property
+    def died(self) -> str | None:
+        if self._llm is None or not self._llm.errored:
+            return None
+        return f"vLLM's engine died: {self._llm.dead_error}"
+
+    @property
+    def computed(self) -> int:
+        return self._computed
+
+    async def load(self) -> int:
+        model = self._start.model
+        folder = weights.resolve(model.source, revision=model.revision, data_dir=Path(self._start.data_dir))
+        self._check_context(folder)
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        options: dict[str, Any] = self._start.options | {"dtype": model.dtype}
+        if model.adapter_rank:
+            options |= {"enable_lora": True, "max_lora_rank": model.adapter_rank}
+        arguments = AsyncEngineArgs(
+            model=str(folder),
+            quantization=model.quantization,
+            max_model_len=model.context_tokens,
+            tensor_parallel_size=model.tensor_parallel,
+            trust_remote_code=model.trust_remote_code,
+            max_num_seqs=self._start.sequences,
+            enable_log_requests=False,
+            disable_log_stats=False,
+            **options,
+        )
+        counter: Any = self._counter
+        self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[counter])
+        self._tokenizer = self._llm.get_tokenizer()
+        return 0
+
+    async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
+        from vllm import TokensPrompt
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        tokens = prompt.tokens(self._tokenizer, request.messages)
+        room = self._context_tokens - len(tokens)
+        if room < 1:
+            raise RequestError(
+                f"the prompt has {len(tokens)} tokens, which leaves no room in the model's context of"
+                f" {self._context_tokens}; shorten it or give the model more context_tokens"
+            )
+        outputs = self._llm.generate(
+            TokensPrompt(prompt_token_ids=tokens),
+            self._parameters(request, stream, room),
+            request.id,
+            lora_request=await self._adapter(request),
+        )
+        texts: list[str] = []
+        counted = 0
+        last: Any = None
+        try:
+            async for output in outputs:
+                last = output
+                counted += sum(len(each.token_ids) for each in output.outputs)
+                if stream and (text := output.outputs[0].text):
+                    texts.append(text)
+                    yield Delta(text=text)
+        except (VLLMClientError, ValueError, TypeError) as error:
+            raise RequestError(str(error)) from error
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineError(f"vLLM: {type(error).__name__}: {error}") from error
+        finally:
+            await outputs.aclose()
+        if last is None:
+            raise EngineError("vLLM ended the request without an output")
+        text = "".join(texts) if stream else last.outputs[0].text
+        yield Delta(completion=_completion(request.id, text, len(tokens), counted, last.outputs))
+
+    async def close(self) -> None:
+        if self._llm is not None:
+            self._llm.shutdown()
+
+    def _check_context(self, folder: Path) -> None:
+        """A model asked for more context than it has is refused by vLLM with a page of text; say it in a line."""
+        config = json.loads((folder / "config.json").read_text())
+        most = config.get("max_position_embeddings")
+        if isinstance(most, int) and self._context_tokens > most and not config.get("rope_scaling"):
+            raise ModelError(f"context_tokens is {self._context_tokens}, but the model was made for {most} at most")
+
+    def _counter(self, *_: object) -> "_Counter":
+        return _Counter(self)
+
+    def count(self, tokens: int) -> None:
+        """Tokens of prompts and completions that were computed."""
+        self._computed += tokens
+
+    def _parameters(self, request: Request, stream: bool, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = request.sampling
+        unknown = sorted(sampling.extra.keys() - PASSED_ON)
+        if unknown:
+            raise RequestError(f"a model that is loaded here does not take the parameter {unknown[0]!r}")
+        try:
+            return SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, room),
+                stop=list(sampling.stop) or None,
+                seed=sampling.seed,
+                structured_outputs=_structure(sampling.response_format),
+                output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
+                **sampling.extra,
+            )
+        except (ValueError, TypeError) as error:
+            raise RequestError(str(error)) from error
+
+    async def _adapter(self, request: Request) -> Any:
+        if request.adapter is None:
+            return None
+        if not self._start.model.adapter_rank:
+            raise RequestError(f"adapter {request.adapter}: the model has adapter_rank 0, which turns adapters off")
+        from vllm.lora.request import LoRARequest
+
+        data_dir = Path(self._start.data_dir)
+        try:
+            folder = await asyncio.to_thread(weights.resolve, request.adapter, revision=None, data_dir=data_dir)
+        except ModelError as error:
+            raise RequestError(f"adapter {request.adapter}: {error}") from error
+        number = self._adapters.setdefault(request.adapter, len(self._adapters) + 1)
+        return LoRARequest(lora_name=request.adapter, lora_int_id=number, lora_path=str(folder))
+
+
+class _Counter:
+    """What vLLM calls a stat logger: hears of every step, also of those that end no request."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+        if iteration_stats is not None:
+            self._engine.count(iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+    def log(self) -> None:
+        pass
+
+    def record_sleep_state(self, *_: object) -> None:
+        pass
+
+
+def _completion(request_id: str, text: str, prompt_tokens: int, counted: int, outputs: Sequence[Any]) -> Completion:
+    choices: tuple[dict[str, Any], ...] = ()
+    if len(outputs) > 1:
+        choices = tuple(
+            {
+                "index": each.index,
+                "message": {"role": "assistant", "content": each.text},
+                "finish_reason": each.finish_reason,
+            }
+            for each in outputs
+        )
+    return Completion(
+        id=request_id,
+        text=text,
+        finish_reason="length" if outputs[0].finish_reason == "length" else "stop",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=counted,
+        choices=choices,
+    )
+
+
+def _structure(response_format: dict[str, Any] | None) -> Any:
+    """OpenAI's response_format in vLLM's form."""
+    kind = (response_format or {}).get("type", "text")
+    if response_format is None or kind == "text":
+        return None
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if kind == "json_object":
+        return StructuredOutputsParams(json_object=True)
+    if kind == "json_schema":
+        return StructuredOutputsParams(json=(response_format.get("json_schema") or {}).get("schema"))
+    raise RequestError(f"response_format of type {kind!r} is not known; text, json_object and json_schema are")
+
+
+async def _open(start: wire.Start) -> Engine:
+    return VllmEngine(start)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine %(name)s: %(message)s")
+    sys.exit(asyncio.run(host.serve(host.Pipes(), _open)))
