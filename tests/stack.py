@@ -91,9 +91,7 @@ def running(
     data_dir: Path, *arguments: str, experts: Path = STUB_EXPERTS, devices: Sequence[str] = ("none",)
 ) -> Iterator[Stack]:
     """`muster up` on a free port, ready to serve; stopped at the end whatever happened."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    if WEIGHTS.exists() and not (data_dir / "pkgs").exists():
-        (data_dir / "pkgs").symlink_to(WEIGHTS)
+    give_weights(data_dir)
     port = free_port()
     stack = Stack(
         url=f"http://127.0.0.1:{port}",
@@ -118,13 +116,25 @@ def running(
             stack.stop()
 
 
+def give_weights(data_dir: Path) -> None:
+    """The embedder's weights, where this Muster looks for them."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if WEIGHTS.exists() and not (data_dir / "pkgs").exists():
+        (data_dir / "pkgs").symlink_to(WEIGHTS)
+
+
+def command(*arguments: str) -> list[str]:
+    """`muster ARGUMENTS`, from this environment."""
+    return [sys.executable, "-m", "orchestrator.cli", *arguments]
+
+
 def start(*arguments: str, output: Path) -> subprocess.Popen[bytes]:
     """`muster up ARGUMENTS`, its output into a file, with no server of the outside world."""
     outside = ("DATABASE_URL", "REDIS_URL")
     environment = {name: value for name, value in os.environ.items() if name not in outside}
     with output.open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "up", *arguments],
+            command("up", *arguments),
             cwd=PROJECT_DIR,
             env=environment,
             stdin=subprocess.DEVNULL,
