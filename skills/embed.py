@@ -82,7 +82,7 @@ class Embedder:
 
     def _batch(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Mean of the token vectors, normalised (as sentence-transformers does for this model)."""
-        length = max(len(row) for row in ids)
+        length = max(1, *(len(row) for row in ids))
         tokens = np.zeros((len(ids), length), np.int64)
         mask = np.zeros((len(ids), length), np.int64)
         for row, own in enumerate(ids):
@@ -91,5 +91,5 @@ class Embedder:
         feeds = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
         (states, *_) = self._session.run(None, {name: feeds[name] for name in self._inputs})
         weights = mask[:, :, None].astype(np.float32)
-        mean = (states * weights).sum(axis=1) / weights.sum(axis=1)
+        mean = (states * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
         return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12), dtype=np.float32)
