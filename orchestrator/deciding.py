@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,9 +24,10 @@ from orchestrator.settings import Settings
 from orchestrator.transport import Transport
 from skills import annotate
 from skills.question import Question
-from workers.messages import Completion, Request, Sampling
+from workers.messages import ChatMessage, Completion, Request, Sampling
 
-ANNOTATION_SAMPLES = 5
+CHARS_PER_TOKEN_MAX = 8
+"""Running text has 3 to 5 characters a token in every tokenizer in use."""
 ANNOTATION_SHARE = 0.4
 """Of the time left, annotation by LLM may take so much; then the embedding has to do."""
 ANNOTATION_SAMPLING = Sampling(temperature=0.7, max_tokens=64)
@@ -88,6 +89,21 @@ class Decision:
                 "profiles": {name: self.pool.profile_versions[name] for name in names},
             },
         }
+
+
+def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
+    """Raise `QueryRefused` for a conversation that fits no candidate's context, whatever its tokenizer.
+
+    Only what is sure to be too long: on the border the engine, which can count, decides.
+    """
+    chars = sum(len(turn.content) for turn in query.conversation)
+    longest = max((expert.model.context_tokens for expert in candidates), default=0)
+    if chars > longest * CHARS_PER_TOKEN_MAX:
+        raise QueryRefused(
+            f"the messages have {chars} characters; the longest context here is {longest} tokens",
+            param="messages",
+            code="context_length_exceeded",
+        )
 
 
 class NobodyLive(NoExperts):
@@ -164,6 +180,7 @@ class Decider:
                     raise experts.ExpertNotLive(name, row.state, row.reason)
             if not pool.experts:
                 raise NobodyLive(Counter(row.state for row in experts.current(session)))
+        refuse_too_long(query, [pool.experts[name] for name in query.options.experts or pool.experts])
         return pool, self._pools.recruiter(pool, strategy)
 
     async def _annotate(self, query: Query, pool: Pool, deadline_s: float) -> Annotated:
@@ -173,7 +190,7 @@ class Decider:
         until = now + ANNOTATION_SHARE * max(0.0, deadline_s - now)
         annotator = most_competent(pool)
         samples = await asyncio.gather(
-            *(self._sample(query, annotator, number, until) for number in range(ANNOTATION_SAMPLES))
+            *(self._sample(query, annotator, number, until) for number in range(annotate.SAMPLES))
         )
         completions = [sample for sample in samples if sample is not None]
         usage = Usage.of(*completions)
@@ -186,7 +203,7 @@ class Decider:
         """One sample of the skills; None if it failed or is late: the votes of the others count."""
         request = Request(
             id=f"{query.id}.annotate.{number}",
-            messages=tuple(annotate.messages(query.question.text)),
+            messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
             sampling=ANNOTATION_SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
         )
         stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)

@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -11,10 +13,11 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session
 
-from orchestrator import annotation, database, experts, online, pool, queries
-from orchestrator.deciding import Decider, Decision
+from orchestrator import annotation, database, experts, metrics, online, pool, queries
+from orchestrator.deciding import Decider, Decision, refuse_too_long
 from orchestrator.pool import Expert
-from orchestrator.query import Answer, Event, Query, QueryFailed, Stage
+from orchestrator.queries import Record
+from orchestrator.query import Event, Query
 from orchestrator.settings import Settings
 from orchestrator.transport import BrokerTransport
 from skills.embed import Embedder
@@ -35,6 +38,17 @@ class TooManyQueries(RuntimeError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} queries are being answered already (MUSTER_QUERIES_IN_FLIGHT); try again shortly")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness:
+    """What a question needs to be answered, and whether each part is there."""
+
+    checks: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def is_ready(self) -> bool:
+        return all(check["ok"] for check in self.checks.values())
 
 
 class Gateway:
@@ -69,10 +83,45 @@ class Gateway:
         """The process's embedder. Raises `skills.embed.EmbedderMissing`."""
         return annotation.embedder(self.settings.packages_dir)
 
-    def ping_database(self) -> None:
-        """Raises `DatabaseAway`."""
+    async def readiness(self) -> Readiness:
+        """Whether a question could be answered now. Raises nothing."""
+        states: Counter[str] = Counter()
+        engines: set[str] = set()
+
+        def look() -> None:
+            with self.session() as session:
+                for row in experts.current(session):
+                    states[row.state] += 1
+                    if row.state == "live":
+                        engines.add(pool.expert_of(row).model.engine)
+
+        async def workers() -> dict[str, Any]:
+            alive = await self.transport.workers()
+            able = {engine for worker in alive for engine in worker.engines}
+            return {"ok": bool(engines & able) or (not engines and bool(alive)), "alive": len(alive)}
+
+        async def database_answers() -> dict[str, Any]:
+            await anyio.to_thread.run_sync(look)
+            return {"ok": True}
+
+        async def broker_answers() -> dict[str, Any]:
+            await self.transport.ping()
+            return {"ok": True}
+
+        checks = {
+            "database": await _checked(database_answers),
+            "broker": await _checked(broker_answers),
+            "workers": await _checked(workers),
+        }
+        checks["experts"] = {"ok": states["live"] > 0, **states}
+        return Readiness(checks=checks)
+
+    def metrics(self) -> bytes:
+        """All that is measured, in Prometheus' text form. Raises `DatabaseAway`."""
         with self.session() as session:
-            session.connection().execute(sa.text("SELECT 1"))
+            stored = metrics.collect(session)
+        flying = "# HELP muster_queries_in_flight Queries being answered\n# TYPE muster_queries_in_flight gauge\n"
+        return stored + f"{flying}muster_queries_in_flight {self._in_flight}\n".encode()
 
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
@@ -95,7 +144,7 @@ class Gateway:
 
         The first event comes once somebody was recruited. Raises as `Decider.decide` and `online.answer`.
         """
-        kept = _Kept(request=request)
+        kept = Record(request)
         deadline_s = self._deadline_s(query)
         with self.slot():
             try:
@@ -116,7 +165,8 @@ class Gateway:
         self, query: Query, expert: Expert, request: Mapping[str, Any]
     ) -> AsyncGenerator[Event, None]:
         """One expert's own answer; kept, too."""
-        kept = _Kept(request=request)
+        refuse_too_long(query, [expert])
+        kept = Record(request)
         with self.slot():
             try:
                 running = online.answer_from(query, expert, self.transport, deadline_s=self._deadline_s(query))
@@ -139,11 +189,20 @@ class Gateway:
                 raise experts.ExpertNotLive(name, row.state, row.reason)
             return pool.expert_of(row)
 
+    async def forget_old_queries(self) -> int:
+        """Delete the queries that are older than the settings keep them; returns how many."""
+
+        def forget() -> int:
+            with self.session() as session:
+                return queries.forget_old(session, days=self.settings.keep_queries_days)
+
+        return await anyio.to_thread.run_sync(forget)
+
     def _deadline_s(self, query: Query) -> float:
         seconds = query.options.budget.seconds
         return time.time() + (seconds if seconds is not None else self.settings.query_seconds)
 
-    def _keep(self, query_id: str, kept: "_Kept") -> None:
+    def _keep(self, query_id: str, kept: Record) -> None:
         """A query that cannot be kept is still answered: the loss is logged."""
         if not kept.is_worth_keeping:
             return
@@ -154,50 +213,9 @@ class Gateway:
             log.exception("query not kept", query=query_id)
 
 
-class _Kept:
-    """What is remembered of a query while its events pass by."""
-
-    def __init__(self, request: Mapping[str, Any]) -> None:
-        self._request = request
-        self._decision: Mapping[str, Any] | None = None
-        self._answers: list[Mapping[str, Any]] = []
-        self._answer: Answer | None = None
-        self._error: BaseException | None = None
-
-    def see(self, event: Event) -> None:
-        if isinstance(event, Answer):
-            self._answer = event
-        elif isinstance(event, Stage) and event.stage == "recruited":
-            self._decision = event.detail
-        elif isinstance(event, Stage) and event.stage == "answered":
-            self._answers.append(event.detail)
-
-    def failed(self, error: BaseException) -> None:
-        self._error = error
-
-    @property
-    def is_worth_keeping(self) -> bool:
-        """What was refused before anybody was asked says nothing about experts."""
-        return self._answer is not None or self._decision is not None or isinstance(self._error, QueryFailed)
-
-    def columns(self) -> dict[str, Any]:
-        explanation = self._answer.explanation if self._answer else None
-        answers = explanation["answers"] if explanation else self._answers
-        return {
-            "request": self._request,
-            "decision": self._decision,
-            "answers": {"answers": answers},
-            "fused": self._fused(explanation),
-            "status": self._status(answers),
-        }
-
-    def _fused(self, explanation: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        if self._answer is None:
-            return {"error": str(self._error)} if isinstance(self._error, Exception) else None
-        found = {"text": self._answer.text, "usage": self._answer.usage.as_json()}
-        return {**found, **explanation["fusion"], "votes": explanation["votes"]} if explanation else found
-
-    def _status(self, answers: list[Mapping[str, Any]]) -> str:
-        if self._answer is not None:
-            return "degraded" if any(answer["error"] for answer in answers) else "ok"
-        return "failed" if isinstance(self._error, Exception) else "cancelled"
+async def _checked(check: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    """What the check finds; what it raises becomes its error."""
+    try:
+        return await check()
+    except Exception as error:
+        return {"ok": False, "error": str(error)}

@@ -81,7 +81,7 @@ def load(session: Session, *, question_set: str, names: Collection[str] | None =
         live = {row.name: row for row in rows}
         rows = [live[name] if name in live else _refuse(session, name) for name in sorted(set(names))]
     profiles = _newest_profiles(session, rows, set_row)
-    return _build(session, set_row, rows, profiles, _newest_aggregator_scores(session, rows, set_row))
+    return build(session, set_row, rows, profiles, _newest_aggregator_scores(session, rows, set_row))
 
 
 def pins(pool: Pool) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def pinned(session: Session, pinned: Mapping[str, Any]) -> Pool:
         name: {category: (int(score[0]), int(score[1])) for category, score in scores.items()}
         for name, scores in pinned["aggregators"].items()
     }
-    return _build(session, set_row, rows, profiles, aggregators)
+    return build(session, set_row, rows, profiles, aggregators)
 
 
 def current_version(session: Session, *, question_set: str) -> str:
@@ -130,13 +130,14 @@ def _refuse(session: Session, name: str) -> ExpertRow:
     raise experts.ExpertNotLive(name, row.state, row.reason)
 
 
-def _build(
+def build(
     session: Session,
     set_row: QuestionSetRow,
     rows: Sequence[ExpertRow],
     profiles: Mapping[str, ProfileRow],
     aggregators: AggregatorScores,
 ) -> Pool:
+    """A pool of just these experts with just these profiles (by name), on one version of a question set."""
     labelled = question_sets.labelled(session, set_row)
     names = tuple(row.name for row in rows)
     evidence = Evidence(

@@ -39,6 +39,8 @@ READ_BLOCK_S = 1.0
 """Longest wait for a delta before looking whether the worker still lives."""
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
+LOAD_SHOWN_S = 3.0
+"""A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
 SENDS_MAX = 2
 """A request whose worker died before its first word is sent once more, to another worker."""
 CONNECTIONS_MAX = 1024
@@ -66,11 +68,15 @@ class Late(RuntimeError):
     """The answer, or the model's load before it, would come after the deadline."""
 
 
+class LoadFailed(RuntimeError):
+    """The model's weights could not be loaded."""
+
+
 class WorkerLost(RuntimeError):
     """The worker died, or fell silent, while it was answering."""
 
 
-TROUBLE = (NoWorker, NoBroker, Late, WorkerLost)
+TROUBLE = (NoWorker, NoBroker, Late, LoadFailed, WorkerLost)
 """All that a transport raises: what one generation can meet with, and a query survives while others answer."""
 
 
@@ -161,7 +167,7 @@ class BrokerTransport:
 
     async def _worker_for(self, model: Model, deadline_s: float, avoid: set[str]) -> str:
         """The least busy worker that can answer now; where a load comes first, waits for it. Raises as `stream`."""
-        demanded = False
+        demanded_until = 0.0
         while True:
             able = [w for w in await self.workers() if model.engine in w.engines and w.worker not in avoid]
             if not able:
@@ -169,14 +175,22 @@ class BrokerTransport:
             ready = [w for w in able if w.device == "none" or model.key in w.resident]
             if ready:
                 return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
-            if not demanded:
-                demand = Demand(model=model, since_s=time.time())
-                with _reaching_broker():
-                    await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
-                demanded = True
             if time.time() + RESIDENT_POLL_S >= deadline_s:
                 raise Late(f"{model.source} was not loaded in time")
+            if await self._is_demanded(model, write=not demanded_until):
+                demanded_until = time.time() + LOAD_SHOWN_S
+            elif time.time() > demanded_until:
+                raise LoadFailed(f"{model.source} could not be loaded; GET /v1/experts and the worker's log say why")
             await asyncio.sleep(RESIDENT_POLL_S)
+
+    async def _is_demanded(self, model: Model, *, write: bool) -> bool:
+        """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
+        with _reaching_broker():
+            if write:
+                demand = Demand(model=model, since_s=time.time())
+                await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
+                return True
+            return bool(await self._redis.hexists(DEMAND_KEY, model.key))
 
     async def _exchange(
         self, request: Request, model: Model, worker: str, deadline_s: float

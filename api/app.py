@@ -1,0 +1,82 @@
+"""The HTTP application, wired from lists: middleware, routers, error handlers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+from fastapi import FastAPI
+
+from api import errors
+from api.middleware import ApiKey, BodyLimit, RequestLog
+from api.routes import (
+    benchmarks,
+    chat,
+    experts,
+    feedback,
+    files,
+    health,
+    models,
+    question_sets,
+    route,
+    runs,
+    skills,
+)
+from api.state import State
+from orchestrator.gateway import Gateway
+from orchestrator.settings import Settings
+
+ROUTERS = (
+    chat.router,
+    models.router,
+    route.router,
+    experts.router,
+    skills.router,
+    question_sets.router,
+    files.router,
+    benchmarks.router,
+    runs.router,
+    feedback.router,
+    health.router,
+)
+FORGET_EVERY_S = 3600.0
+ABOUT = (
+    "A pool of expert LLMs behind one API: every question goes to the few experts that are good at what it needs, "
+    'and their answers become one. Chat is OpenAI\'s: any of its clients works with `model: "muster"`.'
+)
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Connections open with its lifespan, not before."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        gateway = Gateway(settings)
+        forgetting = asyncio.create_task(_forget_old_queries(gateway))
+        try:
+            yield {"gateway": gateway}
+        finally:
+            forgetting.cancel()
+            await asyncio.gather(forgetting, return_exceptions=True)
+            await gateway.close()
+
+    app = FastAPI(title="Muster", description=ABOUT, version="0.1.0", lifespan=lifespan, redirect_slashes=False)
+    for router in ROUTERS:
+        app.include_router(router)
+    errors.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, settings=settings)
+    app.add_middleware(ApiKey, key=settings.api_key)
+    app.add_middleware(RequestLog)
+    return app
+
+
+async def _forget_old_queries(gateway: Gateway) -> None:
+    while True:
+        try:
+            await gateway.forget_old_queries()
+        except Exception:
+            log.exception("old queries not forgotten; tried again in an hour")
+        await asyncio.sleep(FORGET_EVERY_S)
