@@ -77,6 +77,6 @@ async def _forget_old_queries(gateway: Gateway) -> None:
     while True:
         try:
             await gateway.forget_old_queries()
-        except Exception:
-            log.exception("old queries not forgotten; tried again in an hour")
+        except Exception as error:
+            log.warning("old queries not forgotten; tried again in an hour", error=str(error))
         await asyncio.sleep(FORGET_EVERY_S)

@@ -189,7 +189,7 @@ def _invalid(error: RequestValidationError) -> ApiError:
 
 def _is_type_name(part: object) -> bool:
     """Pydantic names a union's member in the path: "messages.0.content.str" is `messages.0.content` to a client."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or "constrained-" in part)
 
 
 def _broken_json(error: RequestValidationError, first: Mapping[str, Any]) -> ApiError:

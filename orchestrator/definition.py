@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from workers.messages import Model, Sampling
 
@@ -57,8 +57,18 @@ class SamplingDefinition(BaseModel):
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
 
 
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
 def _long_form(model: object) -> object:
     return {"source": model} if isinstance(model, str) else model
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+"""PostgreSQL takes no NUL in a text."""
 
 
 class Definition(BaseModel):
@@ -68,11 +78,11 @@ class Definition(BaseModel):
 
     name: str
     model: Annotated[ModelDefinition, BeforeValidator(_long_form)]
-    adapter: str | None = Field(default=None, max_length=500)
-    system_prompt: str = Field(default="", max_length=20_000)
+    adapter: Annotated[Text | None, Field(max_length=500)] = None
+    system_prompt: Annotated[Text, Field(max_length=20_000)] = ""
     sampling: SamplingDefinition = SamplingDefinition()
-    description: str = Field(default="", max_length=2_000)
-    licence: str = Field(default="", max_length=200)
+    description: Annotated[Text, Field(max_length=2_000)] = ""
+    licence: Annotated[Text, Field(max_length=200)] = ""
 
     def model_value(self) -> Model:
         """The weights as workers are asked to load them."""
@@ -111,7 +121,8 @@ def _explained(error: ValidationError) -> DefinitionError:
         return DefinitionError(field, "there is no such field")
     if first["type"] == "missing":
         return DefinitionError(field, "is missing")
-    return DefinitionError(field, first["msg"][0].lower() + first["msg"][1:])
+    message = first["msg"].removeprefix("Value error, ")
+    return DefinitionError(field, message[:1].lower() + message[1:])
 
 
 def _check_name(name: str) -> None:
@@ -126,6 +137,8 @@ def _check_name(name: str) -> None:
 def _source(field: str, source: str) -> str:
     """The source with its scheme spelt out. Raises `DefinitionError` for one that names nothing."""
     source = source.strip()
+    if "\0" in source:
+        raise DefinitionError(field, "must not hold a NUL character")
     if source.startswith(("/", "./", "../", "~")):
         return f"path:{source}"
     if source.startswith("hub:"):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlmodel import Session, col, select
 
 from orchestrator import definition
@@ -58,7 +59,9 @@ class IllegalMove(ValueError):
 
 def current(session: Session, *, states: Collection[str] = PRESENT) -> list[ExpertRow]:
     """The current (highest) version of every name that is in one of `states`, by name."""
-    newest = select(ExpertRow).distinct(col(ExpertRow.name)).order_by(ExpertRow.name, col(ExpertRow.version).desc())
+    newest = (
+        select(ExpertRow).ext(distinct_on(col(ExpertRow.name))).order_by(ExpertRow.name, col(ExpertRow.version).desc())
+    )
     return [row for row in session.exec(newest) if row.state in states]
 
 
