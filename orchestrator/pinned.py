@@ -50,7 +50,7 @@ class Pinned(BaseModel):
     """Only for a profile run: the expert version that is profiled."""
     question_set_id: int | None = None
     """Only for profile and aggregator runs."""
-    items: dict[str, dict[str, Any]] = {}
+    items: dict[str, list[dict[str, Any]]] = {}
     """Only for an aggregator test: custom id -> the completions to merge."""
 
 

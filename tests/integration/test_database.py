@@ -43,7 +43,9 @@ def test_only_one_process_holds_the_lock(engine: sa.Engine) -> None:
     first, second = database.AdvisoryLock(engine, "orchestrator"), database.AdvisoryLock(engine, "orchestrator")
     assert first.try_acquire()
     assert not second.try_acquire()
+    assert database.is_locked(engine, "orchestrator")
     first.release()
+    assert not database.is_locked(engine, "orchestrator")
     assert second.try_acquire()
     second.release()
 

@@ -1,0 +1,98 @@
+"""Values as the database keeps them: to JSON and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.fusion import Fused
+from orchestrator.recruiting.values import Answered, MatchedSkill, Recruit, Recruitment
+from skills.question import Question
+
+
+def question_json(question: Question) -> dict[str, Any]:
+    """A question as instances keep it. `question_of` reads it."""
+    return {
+        "id": question.id,
+        "text": question.text,
+        "options": list(question.options),
+        "answer": question.answer,
+        "category": question.category,
+        "skills": list(question.skills),
+    }
+
+
+def question_of(stored: Mapping[str, Any]) -> Question:
+    """The question that `question_json` wrote."""
+    return Question(
+        id=stored["id"],
+        text=stored["text"],
+        options=tuple(stored["options"]),
+        answer=stored["answer"],
+        category=stored["category"],
+        skills=tuple(stored["skills"]),
+    )
+
+
+def recruitment_json(recruitment: Recruitment) -> dict[str, Any]:
+    """A recruitment as instances keep it, unrounded: votes are weighed with it later. `recruitment_of` reads it."""
+    return {
+        "strategy": recruitment.strategy,
+        "skills": [
+            {"skill": match.skill, "similarity": float(match.similarity), "keyword": match.keyword}
+            for match in recruitment.skills
+        ],
+        "recruits": [recruit_json(recruit) for recruit in recruitment.recruits],
+        "off_domain": recruitment.off_domain,
+        "note": recruitment.note,
+    }
+
+
+def recruit_json(recruit: Recruit) -> dict[str, Any]:
+    """One recruit, with the reason it was chosen for."""
+    return {
+        "expert": recruit.expert,
+        "suitability": float(recruit.suitability),
+        "weight": float(recruit.weight),
+        "probability": None if recruit.probability is None else float(recruit.probability),
+        "why": recruit.why,
+    }
+
+
+def recruitment_of(stored: Mapping[str, Any]) -> Recruitment:
+    """The recruitment that `recruitment_json` wrote; other fields beside it are ignored."""
+    return Recruitment(
+        strategy=stored["strategy"],
+        recruits=tuple(
+            Recruit(**{name: each[name] for name in ("expert", "suitability", "weight", "probability", "why")})
+            for each in stored["recruits"]
+        ),
+        skills=tuple(
+            MatchedSkill(skill=each["skill"], similarity=each["similarity"], keyword=each["keyword"])
+            for each in stored["skills"]
+        ),
+        off_domain=stored["off_domain"],
+        note=stored["note"],
+    )
+
+
+def answered_json(answered: Answered) -> dict[str, Any]:
+    """What an expert answered, with its text. `answered_of` reads it."""
+    return dataclasses.asdict(answered)
+
+
+def answered_of(stored: Mapping[str, Any]) -> Answered:
+    """What `answered_json` wrote."""
+    return Answered(**stored)
+
+
+def fused_json(fused: Fused) -> dict[str, Any]:
+    """The fused answer as instances keep it."""
+    return {
+        "method": fused.method,
+        "answer": fused.answer,
+        "text": fused.text,
+        "expert": fused.expert,
+        "confidence": float(fused.confidence),
+        "votes": {answer: float(weight) for answer, weight in fused.votes.items()},
+        "note": fused.note,
+    }

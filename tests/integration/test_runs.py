@@ -1,0 +1,269 @@
+"""Runs from submission to report, on real servers, with workers that are real or say what a test needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from orchestrator import events, metrics, report, runs
+from orchestrator.settings import Settings
+from orchestrator.tables import RunRow
+from tests import seeds
+from tests.driving import Driver
+from tests.fake_worker import FakeWorker
+from tests.worker_process import WorkerProcess
+from workers.messages import Completion
+
+TWO_MODELS = {"ada": "stub:one", "bob": "stub:one", "cyd": "stub:two", "dee": "stub:two"}
+
+
+@pytest.fixture
+def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Driver]:
+    quick = settings.model_copy(
+        update={
+            "experts_file": tmp_path / "none.toml",
+            "question_set": seeds.SET_NAME,
+            "lease_s": 3.0,
+            "chunk_units": 16,
+        }
+    )
+    driving = Driver(engine, quick)
+    yield driving
+    driving.close()
+
+
+@pytest.fixture
+def fake(redis_url: str) -> Iterator[FakeWorker]:
+    with FakeWorker(redis_url) as worker:
+        yield worker
+
+
+def submit(driver: Driver, lines: int = 24, *, sources: dict[str, str] | None = None, **wanted: Any) -> RunRow:
+    with driver.session() as session:
+        pool = seeds.live_pool(session, sources or TWO_MODELS)
+        options: dict[str, Any] = {"k": 2, "fusion": "vote", "annotation": "embedding", **wanted}
+        return runs.submit_benchmark(
+            session, settings=driver.settings, pool=pool, name="test", questions=seeds.questions(lines), **options
+        )
+
+
+def test_a_benchmark_over_two_models_on_one_worker_makes_two_loads(
+    driver: Driver, redis_url: str, tmp_path: Path
+) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        run = submit(driver, 60)
+        driver.until(lambda: driver.is_done(run.id))
+    with driver.session() as session:
+        built = runs.get(session, run.id).report
+        lines = list(runs.results(session, run.id))
+    assert built is not None
+    assert built["loads"]["made"] == built["loads"]["planned"] == 2
+    assert built["lines"] == {"total": 60, "done": 60, "failed": 0}
+    assert [line["position"] for line in lines] == list(range(60))
+    assert built["accuracy"]["value"] == pytest.approx(sum(line["correct"] for line in lines) / 60, abs=1e-6)
+    assert all(len(line["completions"]) == 4 for line in lines)
+
+
+def test_the_report_compares_with_baselines_on_the_same_lines(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        built = runs.get(session, run.id).report
+    assert built is not None
+    compared = built["baselines"]
+    assert (compared["lines"], compared["experts"], compared["extra_calls"]) == (24, 4, 48)
+    assert compared["oracle"]["value"] == compared["majority_all"]["value"] == built["accuracy"]["value"] == 1.0
+    assert compared["versus"]["best_single"] == {"value": 0.0, "ci95": [0.0, 0.0], "n": 24}
+    assert compared["best_single"]["chosen_on"] == "profile"
+    assert sum(expert["recruited"] for expert in built["per_expert"].values()) == 48
+
+
+def test_without_baselines_only_recruits_are_asked(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, baselines=False)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        built = report.build(session, run.id)
+    assert built["units"]["calls"] == 48
+    assert "without baselines" in built["baselines"]["note"]
+
+
+def test_an_aggregator_merges_answers_that_are_not_voted_on(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 12, fusion="aggregate", aggregator="cyd")
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        lines = list(runs.results(session, run.id))
+        built = runs.get(session, run.id).report
+    assert {line["fused"]["method"] for line in lines} == {"aggregate"}
+    assert built is not None
+    assert built["stages"]["fuse"]["calls"] == 12
+    assert built["loads"]["made"] == built["loads"]["planned"] == 2
+
+
+def test_skills_are_named_by_an_llm_and_fall_back_to_the_embedding(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 6, annotation="llm")
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        lines = list(runs.results(session, run.id))
+    assert sum(each["stage"] == "annotate" for each in lines[0]["completions"]) == 5
+    assert "own embedding" in lines[0]["decision"]["annotation_note"]
+
+
+def test_the_same_message_read_twice_changes_nothing(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 4, baselines=False)
+    driver.until(lambda: fake.held, also=fake.take)
+    chunk = fake.held[0]
+    for _ in range(3):
+        fake.finish(chunk)
+    driver.step()
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'") == len(chunk.requests)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    assert driver.scalar("SELECT sum(attempts + losses) FROM unit") == 0
+
+
+def test_a_lost_workers_units_are_tried_again_and_its_late_report_is_refused(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 4, baselines=False)
+    driver.until(lambda: fake.held, also=fake.take)
+    fake.say()
+    (old,) = fake.held
+    fake.held = []  # from now on no progress mentions it
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
+    driver.until(lambda: fake.held, also=fake.take)
+    fake.finish(old)
+    driver.step()
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'") == 0
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done' AND losses = 1") == len(old.requests)
+
+
+def test_a_killed_workers_units_are_done_by_the_next(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with WorkerProcess(redis_url, tmp_path, "--bulk-sequences", "4") as worker:
+        run = submit(driver, 40, sources={"ada": "stub:slow?latency_s=0.05", "bob": "stub:slow?latency_s=0.05"})
+        driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'"))
+        worker.process.kill()
+        worker.process.wait()
+        before = driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'")
+        worker.start()
+        driver.until(lambda: driver.is_done(run.id), timeout_s=30)
+    assert isinstance(before, int)
+    assert before < 80
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'") == 80
+    assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL") == 40
+
+
+def test_a_cancelled_run_keeps_what_is_done_and_stops_the_rest(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with WorkerProcess(redis_url, tmp_path, "--bulk-sequences", "2") as worker:
+        run = submit(driver, 40, sources={"ada": "stub:slow?latency_s=0.1"}, k=1)
+        driver.until(lambda: driver.scalar("SELECT count(*) FROM instance WHERE stage = 'done'"))
+        with driver.session() as session:
+            runs.cancel(session, run.id)
+        driver.until(lambda: driver.is_done(run.id), timeout_s=5)
+        driver.until(lambda: not worker.progress()[-1].chunks, timeout_s=5)
+    assert driver.status(run.id) == "cancelled"
+    kept = driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL")
+    assert isinstance(kept, int)
+    assert 0 < kept < 40
+    assert driver.scalar("SELECT count(*) FROM instance WHERE error = 'cancelled'") == 40 - kept
+
+
+def test_a_model_that_cannot_be_loaded_is_set_aside_and_the_run_goes_on(
+    driver: Driver, redis_url: str, tmp_path: Path
+) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        run = submit(driver, 20, sources={"ada": "stub:good", "bad": "stub:broken?fail_load=no+memory"})
+        driver.until(lambda: driver.is_done(run.id))
+    assert driver.status(run.id) == "completed"
+    assert driver.scalar("SELECT state || ': ' || reason FROM expert WHERE name = 'bad'") == "quarantined: no memory"
+    assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL") == 20
+    assert "bad failed" in str(driver.scalar("SELECT fused->>'note' FROM instance LIMIT 1"))
+
+
+def test_an_unanswerable_line_fails_alone(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        with driver.session() as session:
+            pool = seeds.live_pool(session, TWO_MODELS)
+            asked = [*seeds.questions(5), seeds.question(9, "history", marks="[stub:error]", prefix="bad")]
+            run = runs.submit_benchmark(session, settings=driver.settings, pool=pool, name="t", questions=asked, k=2)
+        driver.until(lambda: driver.is_done(run.id))
+    with driver.session() as session:
+        failed = [line for line in runs.results(session, run.id) if line["error"]]
+    assert [line["id"] for line in failed] == ["bad9"]
+    assert "stub:error" in failed[0]["error"]
+
+
+def test_a_profile_run_brings_an_expert_into_the_pool(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with driver.session() as session:
+        seeds.question_set(session)
+        for name in ("ada", "bob"):
+            seeds.expert(session, name, f"stub:{name}?p=0.6&q=0.6", state="registered")
+    with WorkerProcess(redis_url, tmp_path):
+        driver.until(lambda: driver.scalar("SELECT count(*) FROM expert WHERE state = 'live'") == 2)
+        driver.until(lambda: driver.scalar("SELECT count(DISTINCT expert_id) FROM aggregator_score") == 2)
+    assert driver.scalar("SELECT count(*) FROM profile") == 2
+    assert driver.scalar("SELECT count(*) FROM run WHERE kind = 'aggregator'") == 1
+
+
+def test_an_expert_whose_answers_cannot_be_read_is_quarantined(driver: Driver, fake: FakeWorker) -> None:
+    with driver.session() as session:
+        seeds.question_set(session)
+        seeds.expert(session, "mute", "stub:mute", state="registered")
+
+    def mumble() -> None:
+        for chunk in fake.take():
+            fake.finish(chunk, lambda request: Completion(id=request.id, text="hmm hmm " * 40))
+        fake.say()
+
+    driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined", also=mumble)
+    assert "could be read in only 0 of 18" in str(driver.scalar("SELECT reason FROM expert"))
+
+
+def test_a_key_gives_the_run_it_gave_before(driver: Driver) -> None:
+    with driver.session() as session:
+        pool = seeds.live_pool(session, TWO_MODELS)
+
+    def submitted() -> str:
+        with driver.session() as session:
+            run = runs.submit_benchmark(
+                session,
+                settings=driver.settings,
+                pool=pool,
+                name="t",
+                questions=seeds.questions(5),
+                idempotency_key="same",
+            )
+        return run.id
+
+    assert submitted() == submitted()
+    assert driver.scalar("SELECT count(*) FROM instance") == 5
+
+
+def test_progress_and_metrics_count_what_happened(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver)
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'sent'"))
+    with driver.session() as session:
+        seen = events.snapshot(session, run.id)
+    assert seen["lines"]["total"] == 24
+    assert sum(expert["sent"] for expert in seen["experts"].values()) > 0
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        seen = events.snapshot(session, run.id)
+        text = metrics.collect(session).decode()
+    assert (seen["status"], seen["lines"]["done"], seen["eta_s"]) == ("completed", 24, None)
+    assert 'muster_loads_total{model="stub:one",worker="fake"} 1.0' in text
+    assert 'muster_units_total{stage="generate",state="done"} 48.0' in text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "complaint"),
+    [
+        ({"k": 9}, "k is 9, but the pool has 4"),
+        ({"strategy": "guess"}, "no strategy 'guess'"),
+        ({"fusion": "blend"}, "no fusion 'blend'"),
+        ({"aggregator": "nobody"}, "'nobody' is not among"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused(driver: Driver, wanted: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(runs.RunRefused, match=complaint):
+        submit(driver, **wanted)
+    assert driver.scalar("SELECT count(*) FROM run") == 0
