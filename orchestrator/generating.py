@@ -15,7 +15,7 @@ from orchestrator.deciding import Decision
 from orchestrator.pool import Expert
 from orchestrator.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage
 from orchestrator.recruiting.values import Answered, Recruit
-from orchestrator.transport import TROUBLE, Late, Transport, WorkerLost
+from orchestrator.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
 from orchestrator.visible_stream import VisibleStream
 from workers.messages import ChatMessage, Completion, Delta, Request, Sampling
 
@@ -79,6 +79,8 @@ class Generated:
     answered: Answered
     """As fusion sees it."""
     seconds: float
+    trouble: Exception | None = None
+    """What the transport met with, if it did."""
 
     def as_json(self, *, with_text: bool) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -169,7 +171,7 @@ class Generation:
             sampling=sampling,
             adapter=expert.adapter,
         )
-        begun, late = time.monotonic(), False
+        begun, trouble = time.monotonic(), None
         completion = failed(request.id, WorkerLost("the answer broke off"))
         stream = asking.transport.stream(request, expert.model, deadline_s=asking.experts_deadline_s)
         try:
@@ -178,11 +180,13 @@ class Generation:
                     completion = ended(delta.completion) if delta.completion is not None else completion
                     yield delta
         except TROUBLE as error:
-            completion, late = failed(request.id, error), isinstance(error, Late)
+            completion, trouble = failed(request.id, error), error
         seconds = time.monotonic() - begun
-        answered = await anyio.to_thread.run_sync(_read, recruit.expert, completion, asking.query, late)
+        answered = await anyio.to_thread.run_sync(
+            _read, recruit.expert, completion, asking.query, isinstance(trouble, Late)
+        )
         self._generated[recruit.expert] = Generated(
-            recruit=recruit, completion=completion, answered=answered, seconds=seconds
+            recruit=recruit, completion=completion, answered=answered, seconds=seconds, trouble=trouble
         )
 
     async def _more(self) -> Sequence[Recruit]:
@@ -203,6 +207,9 @@ class Generation:
         errors = {each.recruit.expert: each.completion.error or "" for each in failures}
         if failures and all(each.completion.fault == "request" for each in failures):
             raise refused(next(iter(errors.values())))
+        troubles = [each.trouble for each in failures if isinstance(each.trouble, NoWorker | NoBroker)]
+        if troubles and len(troubles) == len(failures):
+            raise troubles[0]
         reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
         is_late = all(each.answered.finish_reason == "late" for each in failures)
         raise QueryFailed(f"no expert answered ({reasons})", errors, late=is_late)

@@ -14,7 +14,7 @@ from orchestrator.fusing import Fusing
 from orchestrator.generating import Asking, Generation, ended, refused
 from orchestrator.pool import Expert
 from orchestrator.query import Answer, Event, Piece, Query, QueryFailed, Stage, Usage
-from orchestrator.transport import Transport
+from orchestrator.transport import NoWorker, Transport
 from workers.messages import Completion, Request
 
 
@@ -24,11 +24,12 @@ async def answer(
     """Stage events, then pieces of the answer, then the `Answer`. `deadline_s`: Unix time.
 
     Closing the generator cancels what is under way. Raises `QueryFailed` if nobody answered, `QueryRefused` if
-    every expert refused the query itself.
+    every expert refused the query itself, `NoWorker` (before the first event) if nothing could run any of them.
     """
     asking = Asking(query=query, decision=decision, transport=transport, deadline_s=deadline_s)
     generation = Generation(asking)
     fusing = Fusing(asking, generation)
+    await _refuse_without_workers(asking)
     yield Stage(stage="recruited", detail=decision.as_json())
     for stage in (generation.events(), fusing.events()):
         async with contextlib.aclosing(stage) as events:
@@ -55,6 +56,12 @@ async def answer_from(
                 yield Piece(text=delta.text)
             if delta.completion is not None:
                 yield _own_answer(expert.name, ended(delta.completion))
+
+
+async def _refuse_without_workers(asking: Asking) -> None:
+    needed = {asking.expert(recruit.expert).model.engine for recruit in asking.decision.recruitment.recruits}
+    if not needed & await asking.transport.engines():
+        raise NoWorker(min(needed))
 
 
 def _own_answer(expert: str, completion: Completion) -> Answer:
