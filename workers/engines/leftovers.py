@@ -74,11 +74,13 @@ def stat(pid: int) -> ProcessStat | None:
 
 
 def memory_bytes(group: int) -> int:
-    """Resident memory of a process group, in bytes (pages shared with files are counted in each process)."""
+    """Memory of a process group in bytes; pages that processes share are counted once."""
     total = 0
     for each in members(group):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{each.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
     return total
 
 

@@ -1,12 +1,15 @@
 """The worker's side of vLLM: which settings its process gets. (The process itself: `vllm_host`.)"""
 
+import os
+
 from workers.engines import wire
 from workers.engines.engine import Engine
 from workers.engines.hosted import HostedEngine
 from workers.messages import Model
 from workers.settings import WorkerSettings
 
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+"""Unless the worker's own environment says otherwise."""
 CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "CUDA_VISIBLE_DEVICES": ""}
 """One thread: on a small machine more threads of two engines only wait for each other."""
 
@@ -29,7 +32,7 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
             options=options,
         ),
         worker=settings.name,
-        environment=QUIET | device,
+        environment={name: value for name, value in QUIET.items() if name not in os.environ} | device,
         stall_s=settings.stall_s,
         load_timeout_s=settings.load_timeout_s,
     )

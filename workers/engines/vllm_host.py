@@ -89,7 +89,7 @@ class VllmEngine:
         return 0
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
-        from vllm import TokensPrompt
+        import vllm.inputs
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -101,7 +101,7 @@ class VllmEngine:
                 f" {self._context_tokens}; shorten it or give the model more context_tokens"
             )
         outputs = self._llm.generate(
-            TokensPrompt(prompt_token_ids=tokens),
+            vllm.inputs.tokens_input(tokens),
             self._parameters(request, stream, room),
             request.id,
             lora_request=await self._adapter(request),
