@@ -68,7 +68,7 @@ def for_benchmark(
         annotator=annotator,
         aggregator=aggregator,
         best_single=best,
-        baselines=_baselines(len(questions), k=recruits, size=size) if with_baselines else None,
+        baselines=baselines(len(questions), k=recruits, size=size) if with_baselines else None,
         planned_loads=_planned_loads(pool, stages),
     )
 
@@ -140,7 +140,7 @@ def _check_settings(
         raise RunRefused(f"the aggregator {aggregator!r} is not among the run's experts", param="aggregator")
 
 
-def _baselines(lines: int, *, k: int, size: int) -> Baselines:
+def baselines(lines: int, *, k: int, size: int) -> Baselines:
     """How many lines the whole pool answers, so that the extra calls stay within bounds."""
     others = size - k
     if others <= 0:

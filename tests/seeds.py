@@ -9,6 +9,7 @@ from sqlmodel import Session
 from orchestrator import experts, pool, question_sets
 from orchestrator.definition import Definition
 from orchestrator.pool import Pool
+from orchestrator.question_sets import TextEmbedder
 from orchestrator.tables import ExpertRow, ProfileRow, QuestionSetRow
 from skills.evidence import Floats
 from skills.question import Question
@@ -46,15 +47,21 @@ def questions(count: int, *, prefix: str = "line", marks: str = "") -> list[Ques
     return [question(n, SKILLS[n % len(SKILLS)], marks=marks, prefix=prefix) for n in range(count)]
 
 
-def question_set(session: Session) -> QuestionSetRow:
+def question_set(session: Session, embedder: TextEmbedder | None = None) -> QuestionSetRow:
     """The small question set, stored."""
     labelled = [question(n, SKILLS[n % len(SKILLS)]) for n in range(PER_SKILL * len(SKILLS))]
-    return question_sets.store(session, SET_NAME, labelled, WordEmbedder())
+    return question_sets.store(session, SET_NAME, labelled, embedder or WordEmbedder())
 
 
-def live_pool(session: Session, sources: Mapping[str, str], *, good: Mapping[str, Sequence[str]] | None = None) -> Pool:
+def live_pool(
+    session: Session,
+    sources: Mapping[str, str],
+    *,
+    good: Mapping[str, Sequence[str]] | None = None,
+    embedder: TextEmbedder | None = None,
+) -> Pool:
     """Live experts (name -> model source), each right on questions of the skills it is `good` at, and on no other."""
-    set_row = question_set(session)
+    set_row = question_set(session, embedder)
     assert set_row.id is not None
     labelled = question_sets.labelled(session, set_row).questions
     for number, (name, source) in enumerate(sources.items()):
