@@ -1,7 +1,6 @@
 """A running Muster, as the command line and the demo talk to it: over HTTP, like everybody else."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -35,6 +34,16 @@ class Client:
     def get(self, path: str, **parameters: Any) -> Any:
         return self._json("GET", path, params=parameters)
 
+    def text(self, path: str, **parameters: Any) -> str:
+        return self._send("GET", path, params=parameters).text
+
+    def is_ready(self) -> bool:
+        """Whether a question can be answered now."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._json("POST", path, json=body or {})
 
@@ -46,32 +55,18 @@ class Client:
         uploaded: Json = self._json("POST", "/v1/files", data={"purpose": purpose}, files={"file": (name, content)})
         return uploaded
 
-    def lines(self, path: str) -> Iterator[str]:
-        """The lines of a streamed answer, as they come."""
-        try:
-            with self._http.stream("GET", path) as response:
-                if response.is_error:
-                    response.read()
-                    raise ApiError(explain(response))
-                yield from response.iter_lines()
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-
-    def events(self, path: str) -> Iterator[Json]:
-        """The JSON data of server-sent events, until the server ends them."""
-        for line in self.lines(path):
-            field, _, value = line.partition(":")
-            if field == "data" and value.strip().startswith("{"):
-                yield json.loads(value)
-
     def _json(self, method: str, path: str, **arguments: Any) -> Any:
+        response = self._send(method, path, **arguments)
+        return response.json() if response.content else {}
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise ApiError(explain(response))
-        return response.json() if response.content else {}
+        return response
 
     def _unreachable(self, error: httpx.HTTPError) -> ApiError:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):

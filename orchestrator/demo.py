@@ -16,6 +16,9 @@ C. Nitrogen
 D. Helium"""
 ON_THE_WAY = ("registered", "testing", "profiling")
 POLL_S = 0.5
+REGISTERED_S = 30.0
+"""Within it the orchestrator has read the experts file; a pool that is empty then is empty."""
+READY_S = 60.0
 PLAIN_EVERY_S = 5.0
 """How often progress is a line of its own where the terminal cannot redraw."""
 
@@ -33,27 +36,43 @@ class Demo:
     def run(self) -> None:
         """Wait, ask, show. Trouble is printed, not raised."""
         try:
-            experts = self._profiled()
-            if experts:
+            if self._profiled():
+                self._wait_until_ready()
                 self._ask()
         except ApiError as error:
-            self._console.print(f"[red]muster:[/red] the demo failed: {error}", soft_wrap=True, highlight=False)
+            self._say_failure(f"the demo failed: {error}")
+
+    def _say_failure(self, why: str) -> None:
+        self._console.print(f"muster: {why}", soft_wrap=True, markup=False, highlight=False, style="red")
 
     def _profiled(self) -> bool:
         """Wait until no expert is on its way any more; whether anybody is live."""
-        experts = self._experts()
+        experts = self._registered()
         if any(expert["state"] in ON_THE_WAY for expert in experts):
             self._console.print("Profiling the pool on the question set (the first run only) …")
             experts = self._watch_profiling()
         for expert in experts:
             if expert["state"] in ("quarantined", "parked"):
-                self._console.print(
-                    f"{expert['name']} is {expert['state']}: {expert.get('reason') or 'no reason given'}"
-                )
+                line = f"{expert['name']} is {expert['state']}: {expert['reason'] or 'no reason given'}"
+                self._console.print(line, markup=False, highlight=False)
         if any(expert["state"] == "live" for expert in experts):
             return True
-        self._console.print("[red]muster:[/red] no expert is live: `muster experts list` says why.")
+        self._say_failure("no expert is live; `muster experts list` says why")
         return False
+
+    def _registered(self) -> list[Json]:
+        """The pool, once the orchestrator has read the experts file."""
+        give_up_at = time.monotonic() + REGISTERED_S
+        while not (experts := self._experts()) and time.monotonic() < give_up_at:
+            time.sleep(POLL_S)
+        return experts
+
+    def _wait_until_ready(self) -> None:
+        """Until a worker can run somebody; then the answer itself says what is wrong."""
+        give_up_at = time.monotonic() + READY_S
+        with self._console.status("Waiting for a worker …"):
+            while not self._client.is_ready() and time.monotonic() < give_up_at:
+                time.sleep(POLL_S)
 
     def _watch_profiling(self) -> list[Json]:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))

@@ -146,7 +146,7 @@ def _experts(settings: Settings) -> Iterator[Finding]:
         yield Finding(name="experts", ok=False, detail=str(error), mend="mend the file")
         return
     yield Finding(name="experts", ok=True, detail=f"{len(written)} in {settings.experts_file}")
-    sources = {definition.model.source: definition.name for definition in written}
+    sources = {definition.model.source: definition.name for definition in reversed(written)}
     for source, expert in sources.items():
         kind, _, where = source.partition(":")
         if kind == "pypi":

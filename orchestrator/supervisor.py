@@ -25,8 +25,8 @@ LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
 """After this long without an end, a service's crashes are forgotten."""
 HOPELESS_STARTS = 4
-"""A service that ended so often before Muster was ever ready will not come up."""
-READY_TIMEOUT_S = 1.0
+"""A service that ended so often before Muster ever answered will not come up."""
+ANSWER_TIMEOUT_S = 1.0
 
 Say = Callable[[str], None]
 
@@ -85,7 +85,7 @@ class Supervisor:
         self._say = say
         self._kept: list[Kept] = []
         self._lock: IO[str] | None = None
-        self._was_ready = False
+        self._was_up = False
 
     @property
     def url(self) -> str:
@@ -114,17 +114,17 @@ class Supervisor:
         while not until():
             for kept in self._kept:
                 kept.look(self._say)
-                if not self._was_ready and kept.crashes >= HOPELESS_STARTS:
+                if not self._was_up and kept.crashes >= HOPELESS_STARTS:
                     raise CannotStart(f"{kept.name} does not stay up. {last_words(kept.service.log)}")
             time.sleep(WATCH_S)
 
-    def is_ready(self) -> bool:
-        """Whether the API says that it can serve."""
+    def is_up(self) -> bool:
+        """Whether the API answers (it may still be waiting for an expert or a worker)."""
         try:
-            self._was_ready = self._was_ready or httpx.get(f"{self.url}/readyz", timeout=READY_TIMEOUT_S).is_success
+            self._was_up = self._was_up or httpx.get(f"{self.url}/healthz", timeout=ANSWER_TIMEOUT_S).is_success
         except httpx.HTTPError:
             return False
-        return self._was_ready
+        return self._was_up
 
     def stop(self) -> None:
         """Stop Muster's own processes together, then the servers they use."""

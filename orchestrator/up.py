@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,7 +16,7 @@ from orchestrator.supervisor import CannotStart, Supervisor
 
 EXIT_CANNOT_START = 1
 EXIT_INTERRUPTED = 130
-READY_POLL_S = 0.3
+POLL_S = 0.3
 
 
 class Interrupted(BaseException):
@@ -33,26 +34,34 @@ def up(settings: Settings, console: Console, *, devices: tuple[str, ...] | None,
             if not finding.ok:
                 raise CannotStart(f"{finding.name}: {finding.detail}. To mend it: {finding.mend}.")
         layout = Layout(devices=services.devices() if devices is None else devices)
-        with _signals_interrupt(), Supervisor(settings, layout, lambda line: console.log(line)) as running:
+        with _signals_interrupt(), Supervisor(settings, layout, _sayer(console)) as running:
             try:
                 return _serve(running, console, ask=ask or once, once=once)
             finally:
                 _second_signal_kills(running)
                 console.print("Stopping …")
     except CannotStart as error:
-        console.print(f"[red]muster:[/red] {error}", soft_wrap=True, highlight=False)
+        console.print(f"muster: {error}", soft_wrap=True, highlight=False, markup=False, style="red")
         return EXIT_CANNOT_START
     except Interrupted:
         return EXIT_INTERRUPTED if once else 0
 
 
+def _sayer(console: Console) -> Callable[[str], None]:
+    """Lines with the time, as they are: a log's last line may hold brackets that mean something to rich."""
+
+    def say(line: str) -> None:
+        console.print(f"{time.strftime('%H:%M:%S')} {line}", markup=False, highlight=False, soft_wrap=True, style="dim")
+
+    return say
+
+
 def _serve(running: Supervisor, console: Console, *, ask: bool, once: bool) -> int:
-    ready = threading.Event()
-    waiter = threading.Thread(target=_wait_until_ready, args=(running, ready), daemon=True)
-    waiter.start()
+    up = threading.Event()
+    threading.Thread(target=_wait_until_up, args=(running, up), daemon=True).start()
     with console.status("Starting …"):
-        running.watch(ready.is_set)
-    console.print(f"Muster serves on [bold]{running.url}[/bold] (OpenAI's API below /v1)")
+        running.watch(up.is_set)
+    console.print(f"Muster answers on [bold]{running.url}[/bold] (OpenAI's API below /v1; `muster --help`)")
     console.print(f"[dim]Logs: {running.settings.data_dir / 'logs'}[/dim]")
     if ask:
         show = demo.Demo(running.url, running.settings.api_key, console)
@@ -61,15 +70,15 @@ def _serve(running: Supervisor, console: Console, *, ask: bool, once: bool) -> i
         running.watch(lambda: not thread.is_alive())
         if once:
             return 0 if show.answered else EXIT_CANNOT_START
-        console.print("Ctrl-C stops Muster.")
+        console.print(f"\nServing on {running.url} until Ctrl-C.")
     running.watch(lambda: False)
     return 0
 
 
-def _wait_until_ready(running: Supervisor, ready: threading.Event) -> None:
-    while not running.is_ready():
-        ready.wait(READY_POLL_S)
-    ready.set()
+def _wait_until_up(running: Supervisor, up: threading.Event) -> None:
+    while not running.is_up():
+        up.wait(POLL_S)
+    up.set()
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from orchestrator.cli.output import AsJson, Url, console, fail, interval, percent, print_json, table
+from orchestrator.cli.output import AsJson, Url, console, fail, print_json
 from orchestrator.client import Client
 from orchestrator.settings import Settings
 
@@ -26,6 +27,7 @@ def submit(
     k: Annotated[int | None, typer.Option(min=1, help="Experts per question.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How to recruit.")] = None,
     fusion: Annotated[str | None, typer.Option(help="auto, vote, aggregate or best_single.")] = None,
+    annotation: Annotated[str | None, typer.Option(help="embedding or llm.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed recruits the same.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it, then print its report.")] = False,
     url: Url = None,
@@ -33,7 +35,8 @@ def submit(
 ) -> None:
     """Start a benchmark."""
     client = _client(url)
-    given = {"experts": expert or None, "k": k, "strategy": strategy, "fusion": fusion, "seed": seed}
+    given = {"experts": expert or None, "k": k, "strategy": strategy, "fusion": fusion, "annotation": annotation}
+    given["seed"] = seed
     body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     run = client.post("/v1/benchmarks", body | _questions(client, what))
     if wait:
@@ -59,35 +62,17 @@ def watch(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
 @app.command()
 def report(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
     """Print a benchmark's report."""
-    found = _client(url).get(f"/v1/benchmarks/{run_id}/report")
+    path = f"/v1/benchmarks/{run_id}/report"
     if as_json:
-        print_json(found)
-        return
-    print_report(found)
-
-
-def print_report(found: dict[str, Any]) -> None:
-    """The report for people: what Muster reached, beside what others would have, and what it cost."""
-    console.print(f"[bold]{percent(found['accuracy'])}[/bold] {interval(found.get('ci95'))} of {found['n']} questions")
-    baselines = found.get("baselines", {})
-    if baselines:
-        rows = [(name.replace("_", " "), percent(_accuracy(value))) for name, value in baselines.items()]
-        console.print(table(("beside", "accuracy"), rows))
-    for title in ("categories", "experts"):
-        entries = found.get(title) or {}
-        if entries:
-            rows = [(name, percent(_accuracy(value))) for name, value in entries.items()]
-            console.print(table((title, "accuracy"), rows))
-
-
-def _accuracy(value: Any) -> float | None:
-    return value.get("accuracy") if isinstance(value, dict) else value
+        print_json(_client(url).get(path))
+    else:
+        console.print(Markdown(_client(url).text(path, format="markdown")))
 
 
 def _questions(client: Client, what: str) -> dict[str, str]:
     path = Path(what)
     if path.is_file():
-        return {"file_id": client.upload(path.name, path.read_bytes(), purpose="batch")["id"]}
+        return {"name": path.stem, "file_id": client.upload(path.name, path.read_bytes(), purpose="batch")["id"]}
     if "/" in what or path.suffix:
         fail(f"there is no file {what}")
         raise typer.Exit(2)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -34,15 +34,3 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     return made
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def interval(value: Mapping[str, Any] | Sequence[float] | None) -> str:
-    """A confidence interval, from [low, high] or {"low", "high"}."""
-    if not value:
-        return ""
-    low, high = (value["low"], value["high"]) if isinstance(value, Mapping) else value
-    return f"[{low:.1%}, {high:.1%}]"
