@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 from fastapi import FastAPI
@@ -24,6 +24,7 @@ from api.routes import (
 )
 from api.state import State
 from orchestrator.gateway import Gateway
+from orchestrator.question_sets import TextEmbedder
 from orchestrator.settings import Settings
 
 ROUTERS = (
@@ -48,12 +49,15 @@ ABOUT = (
 log = structlog.get_logger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application. Connections open with its lifespan, not before."""
+def create_app(settings: Settings, *, load_embedder: Callable[[], TextEmbedder] | None = None) -> FastAPI:
+    """The application. Connections open with its lifespan, not before.
+
+    `load_embedder`: in place of the installed one.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-        gateway = Gateway(settings)
+        gateway = Gateway(settings, load_embedder=load_embedder)
         forgetting = asyncio.create_task(_forget_old_queries(gateway))
         try:
             yield {"gateway": gateway}

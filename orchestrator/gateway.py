@@ -18,9 +18,9 @@ from orchestrator.deciding import Decider, Decision, refuse_too_long
 from orchestrator.pool import Expert
 from orchestrator.queries import Record
 from orchestrator.query import Event, Query
+from orchestrator.question_sets import TextEmbedder
 from orchestrator.settings import Settings
 from orchestrator.transport import BrokerTransport
-from skills.embed import Embedder
 
 DATABASE_CONNECTIONS = 10
 RETRY_AFTER_S = 2
@@ -54,8 +54,9 @@ class Readiness:
 class Gateway:
     """One per API process. `close` ends its connections."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, load_embedder: Callable[[], TextEmbedder] | None = None) -> None:
         self.settings = settings
+        self._load_embedder = load_embedder or (lambda: annotation.embedder(settings.packages_dir))
         self.transport = BrokerTransport.connect(settings)
         self._database = database.connect(settings, pool_size=DATABASE_CONNECTIONS, overflow=DATABASE_CONNECTIONS)
         self._in_flight = 0
@@ -79,9 +80,9 @@ class Gateway:
                 "the database (DATABASE_URL) cannot be reached just now; `muster up` restarts it, or look at its log"
             ) from error
 
-    def embedder(self) -> Embedder:
+    def embedder(self) -> TextEmbedder:
         """The process's embedder. Raises `skills.embed.EmbedderMissing`."""
-        return annotation.embedder(self.settings.packages_dir)
+        return self._load_embedder()
 
     async def readiness(self) -> Readiness:
         """Whether a question could be answered now. Raises nothing."""

@@ -39,6 +39,8 @@ READ_BLOCK_S = 1.0
 """Longest wait for a delta before looking whether the worker still lives."""
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
+DEADLINE_SLACK_S = 0.25
+IN_VAIN = "it did not answer in time"
 LOAD_SHOWN_S = 3.0
 """A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
 SENDS_MAX = 2
@@ -217,10 +219,13 @@ class BrokerTransport:
                 entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
             for entry_id, fields in _entries(entries):
                 position = entry_id
-                yield Delta.model_validate_json(fields["delta"])
+                delta = Delta.model_validate_json(fields["delta"])
+                if _was_late(delta, deadline_s):
+                    raise Late(IN_VAIN)
+                yield delta
             if not entries and not await self._lives(worker):
                 raise WorkerLost(f"worker {worker} was lost while it was answering")
-        raise Late("it did not answer in time")
+        raise Late(IN_VAIN)
 
     async def _lives(self, worker: str) -> bool:
         """Whether it reported lately (one that is draining still finishes what it has)."""
@@ -254,6 +259,12 @@ def _reaching_broker() -> Iterator[None]:
         raise NoBroker(
             f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
         ) from error
+
+
+def _was_late(delta: Delta, deadline_s: float) -> bool:
+    """Whether the worker gave up at the deadline: it may see it pass a moment before we do."""
+    is_aborted = delta.completion is not None and delta.completion.finish_reason == "abort"
+    return is_aborted and time.time() >= deadline_s - DEADLINE_SLACK_S
 
 
 def _entries(reply: object) -> list[tuple[str, dict[str, str]]]:
