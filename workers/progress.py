@@ -5,8 +5,9 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from typing import Protocol
 
-from workers.broker import UNREACHABLE, Broker
+from workers.broker import UNREACHABLE
 from workers.messages import PROGRESS_INTERVAL_S, Completion, Finished, LoadEvent, Progress, WorkerState
 
 GATHER_S = 0.08
@@ -16,10 +17,17 @@ MESSAGE_COMPLETIONS = 256
 log = logging.getLogger(__name__)
 
 
+class Publisher(Protocol):
+    """Where progress goes."""
+
+    async def publish(self, progress: Progress, *, sequence: str) -> None:
+        """Send it once, also if called again with the same `sequence`. Raises one of `UNREACHABLE`."""
+
+
 class Reporter:
     """Gathers news and publishes it. While Redis is away news is kept: no more than the chunks that are held."""
 
-    def __init__(self, broker: Broker, state: Callable[[], WorkerState]) -> None:
+    def __init__(self, broker: Publisher, state: Callable[[], WorkerState]) -> None:
         """`state` tells how the worker is now."""
         self._broker = broker
         self._state = state
