@@ -67,8 +67,12 @@ class WorkerProcess:
     def start(self) -> None:
         """Start it (again) and wait for its first state."""
         began_s = time.time()
-        self.process = subprocess.Popen([sys.executable, "-m", "workers", *self._arguments], env=self._environment)
+        self.begin()
         until(lambda: (state := self.state()) is not None and state.at > began_s, timeout_s=30.0)
+
+    def begin(self) -> None:
+        """Start it (again) without waiting."""
+        self.process = subprocess.Popen([sys.executable, "-m", "workers", *self._arguments], env=self._environment)
 
     def terminate(self, sent: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; returns its exit status."""
