@@ -5,6 +5,7 @@ a capital letter because it happens to stand somewhere: "I think" names no optio
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 from skills.question import Question
@@ -156,7 +157,8 @@ def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
 
 
 def _plain(text: str) -> str:
-    return _BLANKS.sub(" ", text).strip(" .*_`\"'").casefold()
+    """For comparing: case, blanks, marks at the ends and the forms of signs ("H₂O") make no difference."""
+    return _BLANKS.sub(" ", unicodedata.normalize("NFKC", text)).strip(" .*_`\"'").casefold()
 
 
 def _last(letters: Iterator[str]) -> str:

@@ -18,6 +18,7 @@ _SAYS = re.compile(r"^[^\n.?!]{1,120}?\b(?:is|are|was|were|equals)\s+(?:approxim
 _CALCULATED = re.compile(r"^[\d\s.,()*/+×÷·^%-]+=([^=]+)$")
 _NUMBER = re.compile(r"(?<![\w.])[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?(?![\w])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE_WORDS = 4
 _SHORT_CHARS = 80
 """A completion, or its last line, of at most this many characters is itself the answer."""
 
@@ -89,10 +90,7 @@ def _unmarked(text: str) -> str:
     if text.rpartition("\\boxed{")[1]:
         return ""  # cut off inside its answer
     if len(text) <= _SHORT_CHARS and "\n" not in text:
-        if calculated := _CALCULATED.match(text):
-            return _cleaned(calculated.group(1))
-        says = _SAYS.match(text)
-        return _cleaned(says.group(1) if says else text)
+        return _short(text)
     last = [piece for piece in _SENTENCE_END.split(text) if piece.strip()][-1]
     after = last.rpartition("=")[2].strip() if "=" in last else last
     numbers = _NUMBER.findall(after)
@@ -100,6 +98,19 @@ def _unmarked(text: str) -> str:
         return _cleaned(numbers[0])
     is_own_line = text.endswith(last) and text[: -len(last)].endswith("\n")
     return _cleaned(last) if is_own_line and len(last) <= _SHORT_CHARS and last[-1] not in "?:" else ""
+
+
+def _short(text: str) -> str:
+    """The answer in one short line: "42", "6 * 7 = 42.", "The capital is Paris.", "The war ended in 1945."."""
+    if calculated := _CALCULATED.match(text):
+        return _cleaned(calculated.group(1))
+    if says := _SAYS.match(text):
+        value = _cleaned(says.group(1))
+        calculated = _CALCULATED.match(value)
+        return _cleaned(calculated.group(1)) if calculated else value
+    numbers = _NUMBER.findall(text)
+    is_sentence = text.endswith(".") and len(text.split()) >= _SENTENCE_WORDS
+    return _cleaned(numbers[0] if is_sentence and len(numbers) == 1 else text)
 
 
 def _first_sentence(text: str) -> str:

@@ -16,8 +16,11 @@ MAX_FUSED_CHARS = 6000
 """What the experts' texts may take of an aggregator's prompt, shared evenly (about 1,500 tokens)."""
 _MIN_EXPERT_CHARS = 200
 _CUT = "\n[…]\n"
-_CHOICE_FORMAT = 'Think briefly, then end with the line "The answer is (X)." where X is the letter of one option.'
-_VALUE_FORMAT = 'Think briefly, then end with the line "The answer is X." where X is the number, formula or short text.'
+_CHOICE_FORMAT = (
+    'Think briefly, then finish with the words "The answer is" and the letter of the right option in brackets.'
+)
+"""No sample letter and no placeholder: small models copy it ("The answer is (X).")."""
+_VALUE_FORMAT = 'Think briefly, then finish with the words "The answer is" and the number, formula or name itself.'
 _AGGREGATOR = (
     "You merge answers. Several assistants answered the same question; some of them may be wrong. Compare their "
     "reasoning, trust none of them blindly, and write the best final answer yourself."

@@ -75,6 +75,11 @@ def test_an_option_inside_a_longer_option_is_not_its_mention() -> None:
     assert grading.extract("Rust is iron oxide.", question) == "B"
 
 
+def test_an_option_is_recognised_however_its_signs_are_written() -> None:
+    question = Question(id="q", text="Water?", options=("CO₂", "H₂O", "NaCl"), answer="B")
+    assert grading.extract("The chemical formula of water is H2O.", question) == "B"
+
+
 def test_a_question_that_the_model_went_on_to_invent_is_ignored() -> None:
     assert grading.extract("The answer is (C).\n\nQuestion: 1+1?\nThe answer is (A).", CAPITALS) == "C"
 
@@ -98,6 +103,9 @@ def test_reasoning_is_dropped_and_cut_off_reasoning_shows_nothing() -> None:
         ("The answer is 3.5 m. That was easy.", "3.5 m"),
         ("**Answer:** $x^2 + 1$", "x^2 + 1"),
         ("The capital of France is Paris.", "Paris"),
+        ("The Second World War ended in 1945.", "1945"),
+        ("3 red apples", "3 red apples"),
+        ("1010 in decimal is 8 + 2 = 10.", "10"),
         ("Between 3 and 4 there are many numbers, and many more follow after them, so it is hard to say.", ""),
         ("\\boxed{", ""),
     ],
