@@ -21,6 +21,9 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
     options: dict[str, float]
     if cpu:
         options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+        # vLLM rewinds the generator of a seeded request whose prompt was computed in part only, which torch's
+        # generator for the CPU cannot ("does not use offset"): the engine would die of a full batch.
+        options |= {"enable_chunked_prefill": False}
     else:
         options = {"gpu_memory_utilization": settings.gpu_memory_share}
     return HostedEngine(
