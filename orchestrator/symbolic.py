@@ -1,7 +1,7 @@
 """Whether two formulas are equivalent, by math-verify in a child process.
 
 A formula written by a model can keep a computer-algebra system busy for ever ("9^{9^{9^9}}"), and math-verify's own
-time limits work in a main thread only. So a child judges: the kernel's alarm ends it when a verdict takes too long,
+time limits work in a main thread only. So a child judges: the kernel's timer ends it when a verdict takes too long,
 and the next formula gets a new one. It is started on first use, since importing math-verify takes seconds.
 """
 
@@ -16,9 +16,9 @@ import threading
 from pathlib import Path
 
 VERDICT_S = 5
-"""A verdict that takes longer is "not equivalent"."""
+"""Processor time: a verdict that takes more is "not equivalent". A busy machine makes no verdict wrong."""
 START_S = 60
-"""For importing math-verify on a busy machine."""
+"""Wall time, for importing math-verify on a busy machine, and for any verdict."""
 _MEMORY_BYTES = 2 << 30
 _PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -38,27 +38,38 @@ class Judge:
 
     def equivalent(self, gold: str, answer: str) -> bool:
         with self._lock:
-            try:
-                child = self._ensure_child()
-                assert child.stdin
-                assert child.stdout
-                child.stdin.write(json.dumps([gold, answer]) + "\n")
-                child.stdin.flush()
-                return child.stdout.readline().strip() == "true"
-            except OSError:
-                return False
+            verdict = self._ask(json.dumps([gold, answer]))
+            if not verdict:
+                self._end_child()
+            return verdict == "true"
 
     def close(self) -> None:
         with self._lock:
-            if self._child is not None:
-                self._child.kill()
+            self._end_child()
+
+    def _ask(self, line: str) -> str:
+        """The child's verdict; "" if it ended over it."""
+        try:
+            child = self._ensure_child()
+            assert child.stdin
+            assert child.stdout
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
+            return child.stdout.readline().strip()
+        except OSError:
+            return ""
+
+    def _end_child(self) -> None:
+        """Kill and reap it, so that the next formula meets a new one and never one that is dying."""
+        if self._child is not None:
+            self._child.kill()
+            with contextlib.suppress(OSError):
                 self._child.communicate()
-                self._child = None
+            self._child = None
 
     def _ensure_child(self) -> subprocess.Popen[str]:
         if self._child is not None and self._child.poll() is not None:
-            self._child.communicate()
-            self._child = None
+            self._end_child()
         if self._child is None:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator.symbolic", str(self._verdict_s)],
@@ -78,13 +89,19 @@ atexit.register(_judge.close)
 def serve(verdict_s: int) -> None:
     """The child's loop: a line `[gold, answer]` in, `true` or `false` out. Ends with its input, or by the alarm."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for timer in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(timer, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     signal.alarm(START_S)
     import math_verify  # slow, and only the child needs it
 
+    math_verify.verify(
+        math_verify.parse("$x$", parsing_timeout=0), math_verify.parse("$x+0$", parsing_timeout=0), timeout_seconds=0
+    )
+    signal.alarm(0)
     for line in sys.stdin:
-        signal.alarm(verdict_s)
+        signal.setitimer(signal.ITIMER_PROF, verdict_s)
+        signal.alarm(START_S)
         verdict = False
         with contextlib.suppress(Exception):
             gold, answer = (
@@ -92,6 +109,7 @@ def serve(verdict_s: int) -> None:
                 for formula in json.loads(line)
             )
             verdict = bool(gold and answer) and math_verify.verify(gold, answer, timeout_seconds=0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         sys.stdout.write(json.dumps(bool(verdict)) + "\n")
         sys.stdout.flush()
