@@ -23,12 +23,11 @@ _FINISH = sa.text(
             ELSE 'pending' END,
         completion = CASE
             WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
-            ELSE CAST(news.completion AS jsonb) END,
+            ELSE news.completion END,
         ended_at = CASE
             WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
             ELSE now() END
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:chunks AS bigint[]), CAST(:outcomes AS text[]),
-                CAST(:completions AS text[])) AS news(id, chunk_id, outcome, completion)
+    FROM jsonb_to_recordset(CAST(:news AS jsonb)) AS news(id bigint, chunk_id bigint, outcome text, completion jsonb)
     WHERE unit.id = news.id AND unit.chunk_id = news.chunk_id AND unit.state = 'sent'
     RETURNING unit.id, unit.instance_id, unit.model_key, news.outcome
     """
@@ -97,16 +96,8 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
         return 0
     ids = [unit_id for unit_id, _ in known]
     instances.lock_of_units(session, ids)
-    rows = session.execute(
-        _FINISH,
-        {
-            "ids": ids,
-            "chunks": [each.chunk_id for _, each in known],
-            "outcomes": [_outcome(each.completion) for _, each in known],
-            "completions": [_json(each.completion) for _, each in known],
-            "max_attempts": max_attempts,
-        },
-    ).all()
+    news = ",".join(_news(unit_id, each) for unit_id, each in known)
+    rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
     reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
     for row in rows:
         if row.id in reasons:
@@ -124,9 +115,11 @@ def _outcome(completion: Completion) -> str:
     return "again" if completion.finish_reason == "abort" else "done"
 
 
-def _json(completion: Completion) -> str:
-    """As kept: without the id, and without the NUL character, which JSONB refuses."""
-    return completion.model_dump_json(exclude={"id"}, exclude_defaults=False).replace("\\u0000", "")
+def _news(unit_id: int, finished: Finished) -> str:
+    """As JSON; the completion without its id, and without the NUL character, which JSONB refuses."""
+    completion = finished.completion.model_dump_json(exclude={"id"}).replace("\\u0000", "")
+    outcome = _outcome(finished.completion)
+    return f'{{"id":{unit_id},"chunk_id":{finished.chunk_id},"outcome":"{outcome}","completion":{completion}}}'
 
 
 def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[str, str]) -> None:

@@ -31,17 +31,13 @@ _MOVE = sa.text(
     """
     UPDATE instance SET
         stage = move.stage, ready = move.ready, round = move.round,
-        decision = coalesce(CAST(move.decision AS jsonb), instance.decision),
-        answers = coalesce(CAST(move.answers AS jsonb), instance.answers),
-        fused = coalesce(CAST(move.fused AS jsonb), instance.fused),
-        answer = coalesce(move.answer, instance.answer),
-        correct = coalesce(move.correct, instance.correct),
-        error = coalesce(move.error, instance.error),
+        decision = coalesce(move.decision, instance.decision), answers = coalesce(move.answers, instance.answers),
+        fused = coalesce(move.fused, instance.fused), answer = coalesce(move.answer, instance.answer),
+        correct = coalesce(move.correct, instance.correct), error = coalesce(move.error, instance.error),
         ended_at = CASE WHEN move.stage = 'done' THEN now() END
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:stages AS text[]), CAST(:readies AS boolean[]), CAST(:rounds AS int[]),
-                CAST(:decisions AS text[]), CAST(:answerss AS text[]), CAST(:fuseds AS text[]), CAST(:answer AS text[]),
-                CAST(:corrects AS boolean[]), CAST(:errors AS text[]))
-        AS move(id, stage, ready, round, decision, answers, fused, answer, correct, error)
+    FROM jsonb_to_recordset(CAST(:moves AS jsonb)) AS move(
+        id bigint, stage text, ready boolean, round int, decision jsonb, answers jsonb, fused jsonb, answer text,
+        correct boolean, error text)
     WHERE instance.id = move.id
     """
 )
@@ -87,25 +83,11 @@ class Unit:
         return Answered(expert=self.expert, text=text, answer=answer, finish_reason=reason)
 
 
-@dataclass(kw_only=True)
-class _Move:
-    instance: int
-    stage: str
-    ready: bool
-    round: int
-    decision: dict[str, Any] | None
-    answers: dict[str, Any] | None
-    fused: dict[str, Any] | None
-    answer: str | None
-    correct: bool | None
-    error: str | None
-
-
 class Batch:
     """What is to become of a batch of instances: their next stages, and the units they need. `write` does it."""
 
     def __init__(self) -> None:
-        self._moves: list[_Move] = []
+        self._moves: list[dict[str, Any]] = []
         self._units: list[dict[str, Any]] = []
 
     def move(
@@ -123,19 +105,22 @@ class Batch:
         error: str | None = None,
     ) -> None:
         """Bring an instance to a stage; what is None stays as it is. `ready`: the stager has to look again."""
+        changes = {
+            "decision": decision,
+            "answers": answers,
+            "fused": fused,
+            "answer": answer,
+            "correct": correct,
+            "error": error,
+        }
         self._moves.append(
-            _Move(
-                instance=instance.id,
-                stage=stage,
-                ready=ready,
-                round=instance.round if round is None else round,
-                decision=decision,
-                answers=answers,
-                fused=fused,
-                answer=None if answer is None else answer.replace("\x00", ""),
-                correct=correct,
-                error=error,
-            )
+            {
+                "id": instance.id,
+                "stage": stage,
+                "ready": ready,
+                "round": instance.round if round is None else round,
+                **{name: value for name, value in changes.items() if value is not None},
+            }
         )
 
     def ask(
@@ -161,23 +146,8 @@ class Batch:
 
     def write(self, session: Session) -> None:
         """Write moves and units, in the session's transaction."""
-        moves = self._moves
-        if moves:
-            session.execute(
-                _MOVE,
-                {
-                    "ids": [move.instance for move in moves],
-                    "stages": [move.stage for move in moves],
-                    "readies": [move.ready for move in moves],
-                    "rounds": [move.round for move in moves],
-                    "decisions": [_json(move.decision) for move in moves],
-                    "answerss": [_json(move.answers) for move in moves],
-                    "fuseds": [_json(move.fused) for move in moves],
-                    "answer": [move.answer for move in moves],
-                    "corrects": [move.correct for move in moves],
-                    "errors": [move.error for move in moves],
-                },
-            )
+        if self._moves:
+            session.execute(_MOVE, {"moves": database.dump_json(self._moves)})
         database.insert_rows(session, "unit", self._units)
 
 
@@ -213,7 +183,3 @@ def units_of(session: Session, instances: Sequence[Instance]) -> dict[int, list[
             )
         )
     return units
-
-
-def _json(value: dict[str, Any] | None) -> str | None:
-    return None if value is None else database.dump_json(value)
