@@ -50,7 +50,10 @@ class BulkDesk:
 
     async def run(self, chunk: Chunk) -> None:
         """Work off one chunk, to its end. A chunk that was claimed before is dropped."""
-        if self._draining or chunk.id in self._work:
+        if chunk.id in self._work:
+            return
+        if self._draining:
+            self._reporter.end(chunk.id)
             return
         task = asyncio.create_task(self._run(chunk))
         self._work[chunk.id] = _Work(chunk=chunk, task=task)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from workers.engines.engine import Engine, EngineError, GenerationError
 from workers.messages import Completion, Request
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 async def generate(
@@ -25,7 +27,7 @@ async def generate(
     try:
         async for delta in deltas:
             if delta.text and on_text is not None:
-                on_text(delta.text)
+                on_text(clean(delta.text))
             completion = delta.completion or completion
         if completion is None:
             raise EngineError("the engine ended the request without a completion")
@@ -38,13 +40,34 @@ async def generate(
         return failed(request.id, EngineError(f"{type(error).__name__}: {error}"), began)
     finally:
         await deltas.aclose()
-    return completion.model_copy(update={"id": request.id, "engine_s": time.monotonic() - began})
+    return completion.model_copy(
+        update={
+            "id": request.id,
+            "engine_s": time.monotonic() - began,
+            "text": clean(completion.text),
+            "choices": clean(completion.choices),
+        }
+    )
+
+
+def clean(value: T) -> T:
+    """A JSON value whose strings every store can hold: no lone surrogates (no UTF-8 has them), no NUL (PostgreSQL)."""
+    cleaned: Any = value
+    if isinstance(value, str):
+        cleaned = value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    elif isinstance(value, dict):
+        cleaned = {clean(key): clean(each) for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        cleaned = type(value)(clean(each) for each in value)
+    return cast(T, cleaned)
 
 
 def failed(request_id: str, error: GenerationError, began: float | None = None) -> Completion:
     """The completion of a request that came to nothing. `began`: monotonic time of admission, if it was admitted."""
     engine_s = 0.0 if began is None else time.monotonic() - began
-    return Completion(id=request_id, finish_reason="error", error=str(error), fault=error.fault, engine_s=engine_s)
+    return Completion(
+        id=request_id, finish_reason="error", error=clean(str(error)), fault=error.fault, engine_s=engine_s
+    )
 
 
 def aborted(request_id: str, why: str) -> Completion:

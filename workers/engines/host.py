@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from workers.engines import wire
 from workers.engines.engine import Engine, EngineError, GenerationError
+from workers.generation import clean
 from workers.messages import Completion
 
 BEAT_S = 0.5
@@ -101,7 +102,7 @@ class Host:
                 texts, self._texts = self._texts, {}
                 done, self._done = self._done, []
                 told = computed
-                joined = {request_id: "".join(parts) for request_id, parts in texts.items()}
+                joined = {request_id: clean("".join(parts)) for request_id, parts in texts.items()}
                 self._writer.write(wire.line(wire.Step(texts=joined, done=tuple(done), computed=computed)))
             if died is not None:
                 self._writer.write(wire.line(wire.Died(error=died)))
@@ -117,7 +118,7 @@ class Host:
                 if delta.text:
                     self._texts.setdefault(request.id, []).append(delta.text)
                 if delta.completion is not None:
-                    self._done.append(delta.completion)
+                    self._done.append(delta.completion.model_copy(update={"text": clean(delta.completion.text)}))
                 self._news.set()
         except GenerationError as error:
             self._fail(request.id, error)

@@ -18,6 +18,8 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
     """A vLLM engine in a process of its own, not started yet."""
     cpu = settings.device == "cpu"
     device = CPU if cpu else {"CUDA_VISIBLE_DEVICES": settings.device.removeprefix("cuda:")}
+    if not model.source.startswith("hub:") and not model.adapter_rank:
+        device = device | {"HF_HUB_OFFLINE": "1"}  # nothing is to be fetched, so nothing waits for a network
     options: dict[str, float]
     if cpu:
         options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
