@@ -33,6 +33,7 @@ def ask(question: Question, skills: tuple[str, ...], embedder: TextEmbedder) -> 
         skills=skills,
         skill_embeddings=embedder.embed(skills) if skills else None,
         options=len(question.options),
+        choices=question.options,
     )
 
 

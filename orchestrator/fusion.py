@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator import equality, grading
+from orchestrator.recruiting import tally
 from orchestrator.recruiting.values import Answered, Recruitment
 from skills.question import Question
 
@@ -29,21 +30,12 @@ class Fused:
     expert: str | None
     """Whose text it is: the winner of the vote, the best single expert or the aggregator."""
     confidence: float
-    """0 to 1: the winning answer's share of the weight of all recruits, those that gave no vote included."""
+    """0 to 1: the winning answer's share of the weight of all recruits, those that gave no vote included; where the
+    strategy weighs in log-odds, the probability that the answer is right."""
     votes: Mapping[str, float]
-    """Parsed answer -> weight behind it, the heaviest first."""
+    """Parsed answer -> weight behind it (or its probability), the heaviest first."""
     note: str = ""
     """One line for people: who agreed, who was missing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Camp:
-    """Experts that gave the same answer."""
-
-    answer: str
-    members: tuple[Answered, ...]
-    weight: float
-    heaviest: float
 
 
 def is_usable(item: Answered) -> bool:
@@ -62,7 +54,7 @@ def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Que
     if question.options:
         return "vote" if voters else "aggregate"
     short = all(len(item.answer) <= _SHORT_CHARS for item in voters)
-    agreed = any(len(camp.members) > 1 for camp in _camps(recruitment, voters))
+    agreed = any(len(camp.members) > 1 for camp in tally.camps(recruitment, voters))
     return "vote" if short and agreed else "aggregate"
 
 
@@ -72,11 +64,12 @@ def vote(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
     Unreadable, failed and late answers are no votes. A tie goes to the answer with the heaviest single supporter,
     then to the one recruited first. Without any vote it is `best_single`.
     """
-    camps = _camps(recruitment, [item for item in answered if item.is_vote])
+    camps = tally.camps(recruitment, answered)
     if not camps:
         return best_single(recruitment, answered)
     winner = camps[0]
-    weights = _weights(recruitment, answered)
+    weights = tally.weights(recruitment, answered)
+    shares = tally.shares(recruitment, answered)
     spokesman = max(winner.members, key=lambda item: weights[item.expert])
     agreed = f"{len(winner.members)} of {len(weights)} experts agree"
     return Fused(
@@ -84,15 +77,15 @@ def vote(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
         answer=winner.answer,
         text=grading.visible(spokesman.text),
         expert=spokesman.expert,
-        confidence=winner.weight / sum(weights.values()),
-        votes={camp.answer: camp.weight for camp in camps},
+        confidence=shares[winner.answer],
+        votes=_votes(recruitment, answered),
         note="; ".join(filter(None, (agreed, _missing(recruitment, answered)))),
     )
 
 
 def best_single(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
     """The answer of the first recruit that gave one: a parsed one if there is any. None at all: method "none"."""
-    ordered = _in_order(recruitment, answered)
+    ordered = tally.in_order(recruitment, answered)
     usable = [item for item in ordered if item.is_vote] or [item for item in ordered if is_usable(item)]
     missing = _missing(recruitment, answered)
     if not usable:
@@ -142,50 +135,16 @@ def read_aggregate(
     )
 
 
-def _camps(recruitment: Recruitment, voters: Sequence[Answered]) -> list[_Camp]:
-    """Voters by answer, the winning answer first."""
-    weights = _weights(recruitment, voters)
-    groups: list[list[Answered]] = []
-    for item in _in_order(recruitment, voters):
-        for group in groups:
-            if equality.same(group[0].answer, item.answer):
-                group.append(item)
-                break
-        else:
-            groups.append([item])
-    camps = [
-        _Camp(
-            answer=group[0].answer,
-            members=tuple(group),
-            weight=sum(weights[item.expert] for item in group),
-            heaviest=max(weights[item.expert] for item in group),
-        )
-        for group in groups
-    ]
-    return sorted(camps, key=lambda camp: (round(camp.weight, 9), camp.heaviest), reverse=True)
-
-
-def _weights(recruitment: Recruitment, answered: Sequence[Answered]) -> dict[str, float]:
-    """Expert -> weight, for the recruits and for whoever else answered."""
-    recruited = {recruit.expert: recruit.weight for recruit in recruitment.recruits}
-    lightest = min(recruited.values(), default=1.0)
-    return recruited | {item.expert: lightest for item in answered if item.expert not in recruited}
-
-
-def _in_order(recruitment: Recruitment, answered: Sequence[Answered]) -> list[Answered]:
-    order = {recruit.expert: position for position, recruit in enumerate(recruitment.recruits)}
-    return sorted(answered, key=lambda item: order.get(item.expert, len(order)))
-
-
 def _votes(recruitment: Recruitment, answered: Sequence[Answered]) -> dict[str, float]:
-    return {camp.answer: camp.weight for camp in _camps(recruitment, [item for item in answered if item.is_vote])}
+    if recruitment.doubt is not None:
+        return tally.shares(recruitment, answered)
+    return {camp.answer: camp.weight for camp in tally.camps(recruitment, answered)}
 
 
 def _support(recruitment: Recruitment, answered: Sequence[Answered], answer: str) -> float:
-    """The share of all weight that stands behind `answer`."""
-    total = sum(_weights(recruitment, answered).values())
-    votes = _votes(recruitment, answered)
-    return sum(weight for other, weight in votes.items() if equality.same(other, answer)) / total if total else 0.0
+    """How much stands behind `answer`: its share of all weight, or its probability."""
+    shares = tally.shares(recruitment, answered)
+    return sum(share for other, share in shares.items() if equality.same(other, answer))
 
 
 def _missing(recruitment: Recruitment, answered: Sequence[Answered]) -> str:

@@ -44,6 +44,10 @@ def recruitment_json(recruitment: Recruitment) -> dict[str, Any]:
         "recruits": [recruit_json(recruit) for recruit in recruitment.recruits],
         "off_domain": recruitment.off_domain,
         "note": recruitment.note,
+        "leanings": dict(recruitment.leanings),
+        "doubt": recruitment.doubt,
+        "mean_calls": recruitment.mean_calls,
+        "among": list(recruitment.among),
     }
 
 
@@ -55,6 +59,7 @@ def recruit_json(recruit: Recruit) -> dict[str, Any]:
         "weight": float(recruit.weight),
         "probability": None if recruit.probability is None else float(recruit.probability),
         "why": recruit.why,
+        "doubt": float(recruit.doubt),
     }
 
 
@@ -63,7 +68,10 @@ def recruitment_of(stored: Mapping[str, Any]) -> Recruitment:
     return Recruitment(
         strategy=stored["strategy"],
         recruits=tuple(
-            Recruit(**{name: each[name] for name in ("expert", "suitability", "weight", "probability", "why")})
+            Recruit(
+                **{name: each[name] for name in ("expert", "suitability", "weight", "probability", "why")},
+                doubt=each.get("doubt", 0.0),
+            )
             for each in stored["recruits"]
         ),
         skills=tuple(
@@ -72,6 +80,10 @@ def recruitment_of(stored: Mapping[str, Any]) -> Recruitment:
         ),
         off_domain=stored["off_domain"],
         note=stored["note"],
+        leanings=stored.get("leanings", {}),
+        doubt=stored.get("doubt"),
+        mean_calls=stored.get("mean_calls"),
+        among=tuple(stored.get("among", ())),
     )
 
 

@@ -1,10 +1,13 @@
 """Strategies by name. Adding one: a file with a `fit(evidence)`, and a line here."""
 
-from orchestrator.recruiting import best_single, paper, random
+from orchestrator.recruiting import adaptive, best_single, neighbours, paper, posterior, random
 from orchestrator.recruiting.values import Recruiter, Strategies
 from skills.evidence import Evidence
 
 STRATEGIES: Strategies = {
+    "posterior": posterior.fit,
+    "adaptive": adaptive.fit,
+    "neighbours": neighbours.fit,
     "paper": paper.fit,
     "best_single": best_single.fit,
     "random": random.fit,

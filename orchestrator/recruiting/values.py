@@ -20,6 +20,8 @@ class Ask:
     """(len(skills), d), unit rows."""
     options: int = 0
     """How many choices the question has; 0 for free-form."""
+    choices: tuple[str, ...] = ()
+    """The choices themselves, where they are known; the first is A."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,13 @@ class Recruit:
     suitability: float
     """Strength on this question's skills, on the strategy's own scale."""
     weight: float
-    """Its weight in a vote; positive."""
+    """Its weight in a vote: positive, or log-odds (of either sign) where the recruitment has `doubt`."""
     probability: float | None = None
     """Probability that it answers this question correctly, where the strategy estimates one."""
     why: str = ""
     """One line for people."""
+    doubt: float = 0.0
+    """What recruiting it adds to the recruitment's `doubt`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,15 @@ class Recruitment:
     off_domain: bool = False
     """No profile question is like this one: the choice fell back to overall competency."""
     note: str = ""
+    leanings: Mapping[str, float] = field(default_factory=dict)
+    """Answer -> log-odds for it from the question's choices alone, added to the weights of those who gave it."""
+    doubt: float | None = None
+    """Log-odds, with every recruit's `doubt` added, that none of their answers is right. None: weights are plain
+    shares. Otherwise votes are probabilities: the softmax of weights and leanings by answer, beside this doubt."""
+    mean_calls: float | None = None
+    """Adaptive k: the mean number of experts per question that this strategy was told to keep to."""
+    among: tuple[str, ...] = ()
+    """Adaptive k: who may be recruited later; empty: everybody."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,7 @@ def _asks(context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]]) -
             skills=skills,
             skill_embeddings=embedder.embed(skills) if skills else None,
             options=len(instance.question.options),
+            choices=instance.question.options,
         )
         for (instance, skills), vector in zip(named, vectors, strict=True)
     ]

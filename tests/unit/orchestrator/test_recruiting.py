@@ -86,7 +86,8 @@ def test_an_off_domain_question_is_matched_to_nothing() -> None:
 def test_nobody_is_recruited_twice(strategy: str) -> None:
     found = recruiting.fit(strategy, SPLIT).recruit([ask("algebra")] * 50, k=3, seeds=range(50))
     for recruitment in found:
-        assert sorted(recruit.expert for recruit in recruitment.recruits) == ["mathy", "mid", "poet"]
+        first = {"adaptive": 2}.get(strategy, 3)
+        assert len({recruit.expert for recruit in recruitment.recruits}) == len(recruitment.recruits) == first
 
 
 @pytest.mark.parametrize("strategy", recruiting.STRATEGIES)

@@ -1,0 +1,95 @@
+"""Sets of experts, and how often the vote of each is right: judged as sets, because who fails together adds nothing."""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import numpy.typing as npt
+
+from skills.evidence import Floats
+
+Masks = npt.NDArray[np.bool_]
+Council = tuple[int, ...]
+"""Columns of the evidence, ascending."""
+KEPT = 128
+"""Councils of one size that a question chooses among. All, where there are no more than `ALL`."""
+ALL = 400
+_SEARCH_ROWS = 1000
+_CHUNK = 64
+_CLIP = 30.0
+
+
+class Table:
+    """For any council: the probability that its vote gives the right answer, on every profile question."""
+
+    def __init__(self, *, votes: Masks, weights: Floats, leanings: Floats, right: Masks) -> None:
+        """`votes` (n, m, r); log-odds `weights` (n, m) of who gave it and `leanings` (n, r) of each answer."""
+        n, m, self._width = votes.shape
+        spread = votes.transpose(1, 0, 2)
+        self._given = spread.reshape(m, -1).astype(np.float32)
+        self._weighed = (spread * weights.T[:, :, None]).reshape(m, -1).astype(np.float32)
+        self._leanings = leanings.reshape(-1).astype(np.float32)
+        self._right = right.astype(np.float32)
+        self._n, self.experts = n, m
+
+    def values(self, councils: Sequence[Council]) -> Floats:
+        """(n, councils). The probability is kept, not whether it wins: it is the smoother thing to learn from."""
+        found = np.empty((self._n, len(councils)), np.float32)
+        for start in range(0, len(councils), _CHUNK):
+            chunk = councils[start : start + _CHUNK]
+            members = np.zeros((len(chunk), self.experts), np.float32)
+            for row, council in enumerate(chunk):
+                members[row, list(council)] = 1
+            scores = np.clip(members @ self._weighed + self._leanings, -_CLIP, _CLIP)
+            mass = np.exp(scores) * (members @ self._given > 0)
+            mass = mass.reshape(len(chunk), self._n, self._width)
+            share = (mass * self._right).sum(axis=2) / np.maximum(mass.sum(axis=2), 1e-20)
+            found[:, start : start + len(chunk)] = share.T
+        return found
+
+    def leads(self, councils: Sequence[Council]) -> Floats:
+        """(n,) how far the winner of row n's own council is ahead of the next answer, or of one nobody gave."""
+        members = np.zeros((self._n, self.experts), np.float32)
+        for row, council in enumerate(councils):
+            members[row, list(council)] = 1
+        given = np.einsum("nm,mnr->nr", members, self._given.reshape(self.experts, self._n, -1)) > 0
+        weighed = np.einsum("nm,mnr->nr", members, self._weighed.reshape(self.experts, self._n, -1))
+        scores = np.where(given, weighed + self._leanings.reshape(self._n, -1), -np.inf)
+        best_two = np.sort(np.concatenate([scores, np.full((self._n, 1), -np.inf)], axis=1), axis=1)[:, -2:]
+        with np.errstate(invalid="ignore"):
+            lead = best_two[:, 1] - np.maximum(best_two[:, 0], 0.0)
+        return np.asarray(np.where(given.any(axis=1), lead, -np.inf), np.float32)
+
+
+def candidates(table: Table, experts: Sequence[int], k: int, smooth: Callable[[Floats], Floats]) -> list[Council]:
+    """Councils of `k` of these experts worth choosing among: the best overall, and the best anywhere.
+
+    All of them where they are few; otherwise a beam, grown one expert at a time. `smooth` turns values on (n) profile
+    questions into held-out estimates there. Linear in experts and in questions.
+    """
+    if comb(len(experts), k) <= ALL:
+        return list(combinations(experts, k))
+    beam: list[Council] = [(expert,) for expert in experts]
+    for size in range(2, k + 1):
+        grown = sorted({tuple(sorted((*council, each))) for council in beam for each in experts if each not in council})
+        beam = _best(grown, smooth(table.values(grown)), KEPT) if len(grown) > KEPT else grown
+        assert all(len(council) == size for council in beam)
+    return beam
+
+
+def search_rows(n: int) -> npt.NDArray[np.intp]:
+    """Profile questions that the beam is judged on."""
+    if n <= _SEARCH_ROWS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(1).permutation(n)[:_SEARCH_ROWS])
+
+
+def _best(councils: Sequence[Council], values: Floats, kept: int) -> list[Council]:
+    """Half by their mean, half by how often they are among a question's eight best."""
+    overall = np.argsort(-values.mean(axis=0), kind="stable")[: kept // 2]
+    near = np.argpartition(-values, min(8, values.shape[1] - 1), axis=1)[:, :8]
+    named = np.bincount(near.ravel(), minlength=len(councils))
+    named[overall] = -1
+    local = np.argsort(-named, kind="stable")[: kept - len(overall)]
+    return [councils[each] for each in sorted({*overall.tolist(), *local.tolist()})]
