@@ -1,7 +1,10 @@
 """Chat over HTTP with the official client: real database, broker and worker, stub engines."""
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import sqlalchemy as sa
 from orchestrator import database, experts
 from orchestrator.settings import Settings
 from tests import seeds
+from tests.driving import Driver
 from tests.serving import served
 from tests.waiting import until
 from tests.worker_process import WorkerProcess
@@ -242,3 +246,39 @@ def test_the_conversation_reaches_the_experts(client: openai.OpenAI, worker: Wor
         {"role": "user", "content": "Say it again."},
     ]
     assert _ask(client, turns).choices[0].message.content == "remembered"
+
+
+def test_a_model_that_is_resident_nowhere_is_loaded_for_the_query(
+    client: openai.OpenAI, engine: sa.Engine, settings: Settings, redis_url: str, tmp_path: Path
+) -> None:
+    driver = Driver(engine, settings.model_copy(update={"question_set": seeds.SET_NAME}))
+    stop = threading.Event()
+
+    def orchestrate() -> None:
+        while not stop.is_set():
+            driver.step()
+
+    orchestrator = threading.Thread(target=orchestrate)
+    try:
+        with WorkerProcess(redis_url, tmp_path / "device", name="device"):
+            orchestrator.start()
+            completion = _ask(client, extra_body={"muster": {"k": 3, "fusion": "vote"}})
+            stop.set()
+            orchestrator.join()
+    finally:
+        stop.set()
+        driver.close()
+    assert completion.choices[0].message.content == "The answer is (C)."
+    assert driver.scalar("SELECT count(*) FROM load") == 2
+
+
+def test_a_query_whose_worker_dies_before_its_first_word_is_asked_of_another(
+    client: openai.OpenAI, worker: WorkerProcess, redis_url: str, tmp_path: Path
+) -> None:
+    asked = [{"role": "user", "content": "[stub:wait=3][stub:say=still here]"}]
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(_ask, client, asked, model="ada", timeout=40)
+        until(lambda: (state := worker.state()) is not None and state.online_running == 1)
+        with WorkerProcess(redis_url, tmp_path / "other", name="w2", device="none"):
+            worker.terminate(signal.SIGKILL)
+            assert answer.result().choices[0].message.content == "still here"
