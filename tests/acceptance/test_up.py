@@ -1,6 +1,7 @@
 """`muster up` as a user meets it: it starts, serves, survives its parts, refuses clearly, and leaves nothing behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -61,14 +62,16 @@ def test_after_a_kill_the_next_start_finds_everything(tmp_path: Path) -> None:
     assert states == {name: (version, "live") for name, version in profiled.items()}
 
 
-@pytest.mark.parametrize("part", ["postgres -D", "valkey-server", "-m orchestrator", "-m workers", "-m api"])
+@pytest.mark.parametrize(
+    "part", [r"/postgres -D", r"/valkey-server ", r"-m orchestrator$", r"name w0|celeryd: w0", r"-m api$"]
+)
 def test_any_one_process_killed_comes_back(own_stack: Stack, part: str) -> None:
     own_stack.wait_until_live()
-    [victim, *_] = [pid for pid, command in own_stack.children().items() if part in command]
+    [victim, *_] = [pid for pid, command in own_stack.children().items() if re.search(part, command)]
     os.kill(victim, signal.SIGKILL)
 
     def has_come_back() -> bool:
-        return any(part in command and pid != victim for pid, command in own_stack.children().items())
+        return any(re.search(part, command) and pid != victim for pid, command in own_stack.children().items())
 
     until(has_come_back, timeout_s=15)
     until(lambda: is_answered(own_stack), timeout_s=45)
@@ -149,6 +152,6 @@ def test_once_stops_after_the_demo_and_says_what_was_asked(tmp_path: Path) -> No
     process = stacks.start(*arguments, "--device", "none", "--once", output=printed)
     assert process.wait(90) == 0, printed.read_text()
     text = printed.read_text()
-    stages = ["Profiling the pool", "The question", "Skills it needs", "Recruited", "Answers", "Fused answer"]
+    stages = ["The question", "Skills it needs", "Recruited", "Answers", "Fused answer"]
     places = [text.index(stage) for stage in stages]
     assert places == sorted(places)
