@@ -49,7 +49,9 @@ class Demo:
         """Wait until no expert is on its way any more; whether anybody is live."""
         experts = self._registered()
         if any(expert["state"] in ON_THE_WAY for expert in experts):
-            self._console.print("Profiling the pool on the question set (the first run only) …")
+            self._console.print(
+                "Profiling the pool on the question set (the first run only; its model is converted and loaded first) …"
+            )
             experts = self._watch_profiling()
         for expert in experts:
             if expert["state"] in ("quarantined", "parked"):
@@ -76,7 +78,7 @@ class Demo:
 
     def _watch_profiling(self) -> list[Json]:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-        bar = Progress(*columns, TimeElapsedColumn(), console=self._console)
+        bar = Progress(*columns, TimeElapsedColumn(), console=self._console, disable=not self._console.is_terminal)
         rows: dict[str, TaskID] = {}
         told_at = 0.0
         with bar:
@@ -86,7 +88,7 @@ class Demo:
                     _update(bar, rows, expert)
                 if not self._console.is_terminal and time.monotonic() - told_at > PLAIN_EVERY_S:
                     told_at = time.monotonic()
-                    self._console.print("  " + ", ".join(_plainly(expert) for expert in experts))
+                    self._console.print("  " + ", ".join(_plainly(expert) for expert in experts), soft_wrap=True)
                 if not any(expert["state"] in ON_THE_WAY for expert in experts):
                     return experts
                 time.sleep(POLL_S)
