@@ -61,7 +61,7 @@ class Fusing:
         if method == "auto":
             answered = self._generation.answered
             method = await anyio.to_thread.run_sync(
-                fusion.choose, decision.recruitment, answered, self._asking.query.question
+                fusion.choose, self._generation.recruitment, answered, self._asking.query.question
             )
         if method != "aggregate":
             return method
@@ -88,7 +88,7 @@ class Fusing:
 
     async def _counted(self, method: str) -> Fused:
         merge = fusion.vote if method == "vote" else fusion.best_single
-        return await anyio.to_thread.run_sync(merge, self._asking.decision.recruitment, self._generation.answered)
+        return await anyio.to_thread.run_sync(merge, self._generation.recruitment, self._generation.answered)
 
     async def _aggregate(self, aggregator: Expert) -> AsyncGenerator[Event, None]:
         """The aggregator's text as it comes; where it fails, the vote instead."""
@@ -133,7 +133,7 @@ class Fusing:
         merged = Answered(expert=aggregator.name, text=completion.text, answer="", finish_reason=reason)
         return await anyio.to_thread.run_sync(
             fusion.read_aggregate,
-            self._asking.decision.recruitment,
+            self._generation.recruitment,
             self._generation.answered,
             self._asking.query.question,
             merged,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from orchestrator import grading, prompts
 from orchestrator.deciding import Decision
 from orchestrator.pool import Expert
 from orchestrator.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage
-from orchestrator.recruiting.values import Answered, Recruit
+from orchestrator.recruiting.values import Answered, Recruit, Recruitment
 from orchestrator.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
 from orchestrator.visible_stream import VisibleStream
 from workers.messages import ChatMessage, Completion, Delta, Request, Sampling
@@ -101,6 +102,14 @@ class Generation:
         self._asking = asking
         self._generated: dict[str, Generated] = {}
         self.seconds = 0.0
+
+    @property
+    def recruitment(self) -> Recruitment:
+        """The decision, with whoever was recruited after the first answers."""
+        first = self._asking.decision.recruitment
+        known = {recruit.expert for recruit in first.recruits}
+        later = tuple(each.recruit for each in self._generated.values() if each.recruit.expert not in known)
+        return dataclasses.replace(first, recruits=first.recruits + later) if later else first
 
     @property
     def generated(self) -> list[Generated]:
@@ -190,14 +199,17 @@ class Generation:
         )
 
     async def _more(self) -> Sequence[Recruit]:
-        """Whom to ask next. A `k` that was asked for is kept to; else the calls are the bound, less an aggregator's."""
+        """Whom to ask next. A `k` that was asked for is kept to; else the calls are the bound, less an aggregator's.
+
+        To an adaptive recruitment `k` is a mean: only a budget of calls binds it.
+        """
         asking, decision = self._asking, self._asking.decision
-        left = decision.calls - len(self._generated) - 1
-        if asking.query.options.k is not None or left <= 0 or time.time() >= asking.experts_deadline_s:
+        options, is_adaptive = asking.query.options, decision.recruitment.mean_calls is not None
+        calls = len(decision.pool.experts) + 1 if is_adaptive and options.budget.calls is None else decision.calls
+        left = calls - len(self._generated) - 1
+        if (options.k is not None and not is_adaptive) or left <= 0 or time.time() >= asking.experts_deadline_s:
             return ()
-        more = await anyio.to_thread.run_sync(
-            decision.recruiter.more, decision.ask, decision.recruitment, self.answered
-        )
+        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, self.recruitment, self.answered)
         return [recruit for recruit in more if recruit.expert not in self._generated][:left]
 
     def _refuse_if_nobody_answered(self) -> None:

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     annotation: str = "embedding"
     """How queries are annotated by default: `embedding` or `llm`."""
     k: int = 3
-    strategy: str = "paper"
+    strategy: str = "posterior"
     fusion: str = "auto"
     query_seconds: float = 60.0
     """Default `budget.seconds` of a query."""
