@@ -21,6 +21,7 @@ from tests.worker_process import WorkerProcess
 from workers import weights
 from workers.engines import vllm as vllm_settings
 from workers.messages import ChatMessage, Chunk, Model, Request, Sampling
+from workers.settings import WorkerSettings
 
 CHUNK_UNITS = 64
 WINDOW_CHUNKS = 2
@@ -117,7 +118,7 @@ def main() -> None:
                 through = Through(worker, model)
                 through.run(requests[:1])
                 until(lambda: worker.loads(), timeout_s=LONG_S)
-                bare = Bare(folder, model, given.sequences, 128 << 20)
+                bare = Bare(folder, model, given.sequences, WorkerSettings.kv_cache_bytes)
                 bare.run(requests[:1])
                 report(compare(bare, through, requests, given.rounds))
         finally:

@@ -3,17 +3,26 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from typing import Protocol
 
-from workers.broker import RETRY_FIRST_S, UNREACHABLE, Broker
+from workers.broker import RETRY_FIRST_S, UNREACHABLE
 from workers.messages import Delta
 
 log = logging.getLogger(__name__)
 
 
+class Sender(Protocol):
+    """Where replies go."""
+
+    async def reply(self, deltas: Mapping[str, Delta], deadlines_s: Mapping[str, float], now_s: float) -> None:
+        """Append a delta to the reply stream of each request. Raises one of `UNREACHABLE`."""
+
+
 class Replies:
     """Never one message per token: all that an engine step made, for all requests, is one round trip."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Sender) -> None:
         self._broker = broker
         self._texts: dict[str, list[str]] = {}
         self._last: dict[str, Delta] = {}
@@ -58,6 +67,9 @@ class Replies:
             log.warning("replies not sent, kept until their deadlines: %s", error)
             self._put_back(texts, last, now_s)
             return False
+        except asyncio.CancelledError:
+            self._put_back(texts, last, now_s)  # for the last flush of a worker that ends
+            raise
         for request_id in last:
             if request_id not in self._texts and request_id not in self._last:
                 self._deadlines_s.pop(request_id, None)

@@ -32,9 +32,9 @@ class WorkerSettings:
     residents: int = 1
     """Models in device memory at once. Ignored without a device: remote and stub models cost no memory."""
     gpu_memory_share: float = 0.85
-    """Share of the GPU's memory that one engine may use."""
-    kv_cache_bytes: int = 128 << 20
-    """Memory for keys and values of one engine on a CPU."""
+    """Share of the GPU's memory that all resident engines together may use."""
+    kv_cache_bytes: int = 512 << 20
+    """Memory for keys and values of one engine on a CPU: 23,000 tokens of a 135M model."""
     stall_s: float = 120.0
     """An engine with running requests that computes nothing for so long is killed."""
     load_timeout_s: float = 900.0

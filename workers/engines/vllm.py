@@ -27,7 +27,7 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
         # generator for the CPU cannot ("does not use offset"): the engine would die of a full batch.
         options |= {"enable_chunked_prefill": False}
     else:
-        options = {"gpu_memory_utilization": settings.gpu_memory_share}
+        options = {"gpu_memory_utilization": settings.gpu_memory_share / settings.residents}
     return HostedEngine(
         module="workers.engines.vllm_host",
         start=wire.Start(

@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from workers import weights  # noqa: E402
 from workers.engines import host, prompt, wire  # noqa: E402
 from workers.engines.engine import Engine, EngineError, ModelError, RequestError  # noqa: E402
 from workers.messages import Completion, Delta, Request  # noqa: E402
@@ -63,6 +62,8 @@ class VllmEngine:
         return self._computed
 
     async def load(self) -> int:
+        from workers import weights  # not at the top: vLLM's own processes import this module and need none of it
+
         model = self._start.model
         folder = weights.resolve(model.source, revision=model.revision, data_dir=Path(self._start.data_dir))
         self._check_context(folder)
@@ -86,7 +87,7 @@ class VllmEngine:
         counter: Any = self._counter
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[counter])
         self._tokenizer = self._llm.get_tokenizer()
-        return 0
+        return _device_bytes(options)
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
         import vllm.inputs
@@ -174,6 +175,8 @@ class VllmEngine:
             raise RequestError(f"adapter {request.adapter}: the model has adapter_rank 0, which turns adapters off")
         from vllm.lora.request import LoRARequest
 
+        from workers import weights
+
         data_dir = Path(self._start.data_dir)
         try:
             folder = await asyncio.to_thread(weights.resolve, request.adapter, revision=None, data_dir=data_dir)
@@ -181,6 +184,14 @@ class VllmEngine:
             raise RequestError(f"adapter {request.adapter}: {error}") from error
         number = self._adapters.setdefault(request.adapter, len(self._adapters) + 1)
         return LoRARequest(lora_name=request.adapter, lora_int_id=number, lora_path=str(folder))
+
+
+def _device_bytes(options: dict[str, Any]) -> int:
+    """Memory of the GPU that vLLM took for itself; 0 on a CPU, where the worker measures the processes."""
+    from vllm.platforms import current_platform
+
+    share = options.get("gpu_memory_utilization", 0.0)
+    return int(current_platform.get_device_total_memory() * share) if current_platform.is_cuda() else 0
 
 
 class _Counter:
