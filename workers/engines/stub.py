@@ -12,7 +12,7 @@
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 
 The stub knows nothing. So that experts of known strength can be made, a question may carry its own answer in a
-mark: `[stub:gold=C]`, with `[stub:skill=algebra]`. Whether an expert "knows" it is drawn from a hash of source,
+mark: `[stub:gold=C]`, with `[stub:skill=algebra,geometry]`; asked for skills, it names those. Whether an expert "knows" it is drawn from a hash of source,
 messages and seed: the same request is always answered the same. Other marks make trouble (in the last user
 message that has marks): `[stub:say=TEXT]`, `[stub:wait=SECONDS]`, `[stub:error]` (bad request), `[stub:die]` (the
 engine dies), `[stub:hang]` (nothing ever comes), `[stub:poison]` (its process is killed).
@@ -163,13 +163,16 @@ def answer(source: str, options: StubOptions, request: Request, marks: dict[str,
     if "say" in marks:
         return marks["say"]
     spoken = request.messages[-1].content
+    skills = marks.get("skill", "").split(",")
+    if spoken.rstrip().endswith("Skills:") and "skill" in marks:
+        return ", ".join(skills)
     letters = list(dict.fromkeys(_OPTION_LINE.findall(spoken)))
     gold = marks.get("gold")
     if gold is None:
         if letters:
             return f"The answer is ({letters[_draw(source, request, 'letter', len(letters))]})."
         return " ".join(_WORDS[_draw(source, request, f"word {i}", len(_WORDS))] for i in range(12)).capitalize() + "."
-    chance = options.p if marks.get("skill") in options.good else options.q
+    chance = options.p if set(skills) & set(options.good) else options.q
     knows = _draw(source, request, "knows", 1_000_000) < chance * 1_000_000
     given = gold if knows else _wrong(gold, letters, _draw(source, request, "wrong", 1_000))
     return f"The answer is ({given})." if letters else f"The answer is \\boxed{{{given}}}."

@@ -56,6 +56,11 @@ async def test_it_says_what_it_is_told() -> None:
     assert (await generate("stub:a", asked("[stub:say=algebra, geometry]"))).text == "algebra, geometry"
 
 
+async def test_asked_for_skills_it_names_those_of_the_mark() -> None:
+    asked_for = asked("Name 2 to 5 skills.\n\nQuestion:\nx + 1 = 2? [stub:skill=algebra,arith]\n\nSkills:")
+    assert (await generate("stub:a", asked_for)).text == "algebra, arith"
+
+
 async def test_a_streamed_answer_comes_in_pieces_that_make_the_whole() -> None:
     engine = StubEngine(Model(source="stub:a?tokens_per_s=1000"))
     deltas = [delta async for delta in engine.generate(asked("Hello"), stream=True)]
