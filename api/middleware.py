@@ -14,7 +14,10 @@ from orchestrator.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Asked by supervisors and load balancers, which hold no key."""
-UPLOAD_PATHS = frozenset({"/v1/files", "/v1/question-sets"})
+QUIET_PATHS = OPEN_PATHS | {"/metrics"}
+"""Asked every few seconds: logged for debugging alone."""
+QUESTION_SET_BYTES = 64 * 2**20
+"""Question sets are parsed in memory; 20,000 questions take about 10 MiB."""
 FORM_BYTES = 64 * 2**10
 """What a multipart form adds around its file."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -53,7 +56,8 @@ class RequestLog:
                 await told(error).response()(scope, receive, send_with_id)
             finally:
                 seconds = round(time.monotonic() - begun, 4)
-                log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+                say = log.debug if scope["path"] in QUIET_PATHS else log.info
+                say("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
 
 
 class ApiKey:
@@ -98,8 +102,8 @@ class BodyLimit:
         await self._app(scope, _counted(receive, limit), send)
 
     def _limit(self, scope: Scope) -> int:
-        is_upload = scope["path"] in UPLOAD_PATHS
-        return self._settings.max_file_bytes + FORM_BYTES if is_upload else self._settings.max_body_bytes
+        limits = {"/v1/files": self._settings.max_file_bytes + FORM_BYTES, "/v1/question-sets": QUESTION_SET_BYTES}
+        return limits.get(scope["path"], self._settings.max_body_bytes)
 
 
 def _counted(receive: Receive, limit: int) -> Receive:

@@ -57,9 +57,13 @@ class SamplingDefinition(BaseModel):
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1)
 
 
-def _no_nul(text: str) -> str:
+def _storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must not hold half a character (position {error.start})") from None
     return text
 
 
@@ -67,8 +71,8 @@ def _long_form(model: object) -> object:
     return {"source": model} if isinstance(model, str) else model
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-"""PostgreSQL takes no NUL in a text."""
+Text = Annotated[str, AfterValidator(_storable)]
+"""What PostgreSQL can store: no NUL, no lone surrogate."""
 
 
 class Definition(BaseModel):
@@ -137,8 +141,10 @@ def _check_name(name: str) -> None:
 def _source(field: str, source: str) -> str:
     """The source with its scheme spelt out. Raises `DefinitionError` for one that names nothing."""
     source = source.strip()
-    if "\0" in source:
-        raise DefinitionError(field, "must not hold a NUL character")
+    try:
+        _storable(source)
+    except ValueError as error:
+        raise DefinitionError(field, str(error)) from None
     if source.startswith(("/", "./", "../", "~")):
         return f"path:{source}"
     if source.startswith("hub:"):

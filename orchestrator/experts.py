@@ -76,7 +76,7 @@ def get(session: Session, name: str) -> ExpertRow:
 def versions(session: Session, name: str) -> Sequence[ExpertRow]:
     """Every version there ever was, newest first. Raises `UnknownExpert`."""
     query = select(ExpertRow).where(ExpertRow.name == name).order_by(col(ExpertRow.version).desc())
-    rows = session.exec(query).all()
+    rows = session.exec(query).all() if definition.NAME.fullmatch(name) else []
     if not rows:
         raise UnknownExpert(name)
     return rows
@@ -199,5 +199,7 @@ def aggregator_scores(session: Session, row: ExpertRow) -> Sequence[AggregatorSc
 
 
 def _newest(session: Session, name: str) -> ExpertRow | None:
+    if not definition.NAME.fullmatch(name):
+        return None
     query = select(ExpertRow).where(ExpertRow.name == name).order_by(col(ExpertRow.version).desc())
     return session.exec(query).first()

@@ -80,7 +80,7 @@ def parse(lines: Iterable[str]) -> list[Question]:
 def newest(session: Session, name: str) -> QuestionSetRow:
     """The newest version. Raises `UnknownQuestionSet`."""
     query = select(QuestionSetRow).where(QuestionSetRow.name == name).order_by(col(QuestionSetRow.version).desc())
-    row = session.exec(query).first()
+    row = session.exec(query).first() if NAME.fullmatch(name) else None
     if row is None:
         raise UnknownQuestionSet(name)
     return row

@@ -22,6 +22,7 @@ def advance(session: Session, settings: Settings) -> None:
     set_row = _question_set(session, settings)
     if set_row is None:
         return
+    _cancel_profiles_of_the_past(session)
     for row in experts.current(session, states=("registered",)):
         profile(session, settings, row, set_row)
     for row in experts.current(session, states=("testing", "profiling")):
@@ -54,6 +55,14 @@ def _follow_run(session: Session, row: ExpertRow) -> None:
     elif row.state == "testing" and _has_answered(session, run):
         experts.move(row, "profiling")
     session.add(row)
+
+
+def _cancel_profiles_of_the_past(session: Session) -> None:
+    """Profile runs of versions that were replaced or removed meanwhile measure nobody."""
+    current = {row.id for row in experts.current(session)}
+    for run in runs.open_of_kind(session, "profile"):
+        if run.pinned["expert_id"] not in current and run.status != "cancelling":
+            runs.cancel(session, run.id)
 
 
 def _has_answered(session: Session, run: RunRow) -> bool:

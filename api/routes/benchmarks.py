@@ -60,7 +60,7 @@ def submit(
             session,
             settings=settings,
             pool=pool.load(session, question_set=settings.question_set, names=body.experts),
-            name=body.name or body.file_id or "",
+            name=_plain(body.name or body.file_id or ""),
             questions=questions,
             k=body.k,
             strategy=body.strategy,

@@ -62,6 +62,8 @@ async def _events(body: ChatRequest, query: Query, gateway: Gateway) -> AsyncGen
             param="model",
             code="model_not_found",
         ) from None
+    except experts.ExpertNotLive as error:
+        raise ApiError(409, str(error), param="model", code="expert_not_live") from None
     return gateway.answer_from(query, expert, sent)
 
 

@@ -79,8 +79,6 @@ def remove(name: str, gateway: GatewayDep) -> Json:
     """Take an expert out of the pool. Its versions, profiles and answers stay as history."""
     with gateway.session() as session:
         row = experts.remove(session, name)
-        if (run := runs.open_profile(session, row)) is not None:
-            runs.cancel(session, run.id)
         return {"object": "expert", "name": name, "state": row.state, "deleted": True}
 
 

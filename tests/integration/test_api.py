@@ -248,3 +248,41 @@ def test_metrics_and_readiness_tell_what_is(http: httpx.Client, pool: None, work
     ready = http.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["checks"]["experts"]["live"] == 2
+
+
+def test_the_experts_file_is_followed_while_muster_runs(
+    http: httpx.Client, driver: Driver, worker: WorkerProcess, engine: sa.Engine, configured: Settings
+) -> None:
+    with database.session(engine) as session:
+        seeds.question_set(session)
+    entry = '[[expert]]\nname = "fay"\nmodel = "stub:one?p=1&q=1"\n'
+    configured.experts_file.write_text(entry, encoding="utf-8")
+
+    def fay() -> Json:
+        found: Json = http.get("/v1/experts/fay").json()
+        return found
+
+    driver.until(lambda: fay().get("state") == "live")
+    configured.experts_file.write_text(entry + 'system_prompt = "Be fay."\n', encoding="utf-8")
+    driver.until(lambda: (fay()["version"], fay()["state"]) == (2, "live"))
+    configured.experts_file.write_text("", encoding="utf-8")
+    driver.until(lambda: fay()["state"] == "parked")
+    assert "experts file" in fay()["reason"]
+
+
+def test_a_version_that_is_replaced_is_not_profiled_to_its_end(
+    http: httpx.Client, driver: Driver, engine: sa.Engine
+) -> None:
+    with database.session(engine) as session:
+        seeds.question_set(session)
+    http.post("/v1/experts", json={"name": "eve", "model": "stub:one"})
+    driver.until(lambda: http.get("/v1/experts/eve").json()["profiling"])
+    run_id = http.get("/v1/experts/eve").json()["profiling"]["run"]
+    http.patch("/v1/experts/eve", json={"model": "stub:two"})
+    driver.until(lambda: driver.status(run_id) == "cancelled")
+    assert http.get("/v1/experts/eve").json()["profiling"]["run"] != run_id
+
+
+@pytest.mark.parametrize("path", ["/v1/experts/%00", "/v1/skills?question_set=%00", "/v1/runs/%00", "/v1/models/%00"])
+def test_a_nul_finds_nothing_and_breaks_nothing(http: httpx.Client, path: str) -> None:
+    _error(http.get(path), 404)

@@ -40,6 +40,7 @@ def test_every_kind_of_source_comes_into_one_form(written: str, source: str) -> 
         ({"name": "a", "model": "a/b", "adapter": "pypi:x"}, "adapter"),
         ({"name": "a", "model": "stub:x", "adapter": "hub:a/b"}, "adapter"),
         ({"name": "a", "model": "a/b", "system_prompt": "a\0b"}, "system_prompt"),
+        ({"name": "a", "model": "a/b", "system_prompt": "a\ud800b"}, "system_prompt"),
     ],
 )
 def test_a_mistake_names_its_field(fields: dict[str, object], field: str) -> None:
