@@ -69,6 +69,8 @@ class BacklogReader:
 
     def read(self, session: Session) -> Backlog:
         """What waits now, and what each model will be needed for soon."""
+        # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
+        upstream, later = self._expected(session)
         waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
         units: dict[str, list[Any]] = defaultdict(list)
         runs: dict[str, dict[str, int]] = defaultdict(dict)
@@ -76,7 +78,6 @@ class BacklogReader:
             self.pinned(session, row.run_id)
             units[row.model_key].append(row)
             runs[row.model_key][row.run_id] = row.units + row.suspects
-        upstream, later = self._expected(session)
         queues = {
             key: Queue(
                 model_key=key,
