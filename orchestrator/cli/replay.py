@@ -1,0 +1,165 @@
+"""`muster replay`: recruiting and fusion on recorded answers of real LLMs, with no engine and no server."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestrator.cli.output import AsJson, console, fail, print_json, table, trouble
+from orchestrator.settings import Settings
+
+CURVE_CALLS = (1, 2, 3, 4, 5, 7)
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A recorded folder: questions.parquet, outputs.parquet, pools.json.")
+]
+
+
+def replay(
+    folder: Folder,
+    pool: Annotated[str, typer.Option(help="A pool of pools.json.")],
+    profile_split: Annotated[str, typer.Option(help="Splits to learn from, with commas between.")],
+    test_split: Annotated[str, typer.Option(help="Splits to be held to, with commas between.")],
+    strategy: Annotated[str | None, typer.Option(help="How to recruit.", show_default="as for queries")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Experts per question.")] = None,
+    calls: Annotated[float | None, typer.Option(min=1, help="Adaptive: so many experts in the mean at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Of draws and bootstraps.")] = 0,
+    curve: Annotated[Path | None, typer.Option(help="Draw accuracy against mean calls into this SVG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a recorded benchmark and report how right that was, beside its baselines."""
+    # Imported here: no other command should wait for a data frame library.
+    from orchestrator import annotation, embedding_cache, recorded, recruiting
+    from orchestrator import replay as replaying
+    from skills.embed import EmbedderMissing
+
+    if (k is None) == (calls is None):
+        fail("give either --k, the number of experts per question, or --calls, their mean")
+        raise typer.Exit(2)
+    settings = Settings()
+    chosen = strategy or (replaying.ADAPTIVE if calls is not None else settings.strategy)
+    cache = embedding_cache.EmbeddingCache(
+        settings.data_dir / "replay" / "embeddings.npz", lambda: annotation.embedder(settings.packages_dir)
+    )
+
+    def embed(texts: Any) -> Any:
+        return cache.embed(texts, lambda done, of: trouble.print(f"embedded {done} of {of} texts", style="dim"))
+
+    try:
+        begun = time.perf_counter()
+        read = recorded.read(folder, pool=pool)
+        material = replaying.material(read, profile=profile_split.split(","), test=test_split.split(","), embed=embed)
+        read_s = time.perf_counter() - begun
+        outcome = replaying.run(material, strategy=chosen, k=k, calls=calls, seed=seed)
+    except (recorded.RecordedError, recruiting.UnknownStrategy, EmbedderMissing) as error:
+        fail(str(error))
+        raise typer.Exit(2) from None
+    if material.contaminated:
+        trouble.print(
+            f"[yellow]muster:[/yellow] {len(material.contaminated)} profile questions are also in {test_split} and "
+            "were taken out of the profile"
+        )
+    report = _report(material, outcome, pool=pool, k=k, calls=calls, seed=seed, read_s=read_s)
+    if curve is not None:
+        report["curve"] = _draw(material, curve, report, pool=pool, seed=seed)
+    if as_json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+def _report(
+    material: Any, outcome: Any, *, pool: str, k: int | None, calls: float | None, seed: int, read_s: float
+) -> dict[str, Any]:
+    from orchestrator import replay as replaying
+    from orchestrator import replay_report
+
+    size = k if k is not None else max(1, int(calls or 1))
+    head = {"strategy": outcome.strategy, "k": k, "calls": calls, "pool": pool, "seed": seed}
+    seconds = outcome.fit_s + outcome.recruit_s + outcome.fuse_s
+    timings = {
+        "read_and_embed": round(read_s, 3),
+        "fit": round(outcome.fit_s, 3),
+        "recruit": round(outcome.recruit_s, 3),
+        "fuse": round(outcome.fuse_s, 3),
+    }
+    body = replay_report.build(material, outcome, k=size, seed=seed)
+    found = {**head, **body, "seconds": round(seconds, 3), "timings": timings}
+    if any(ask.skills for ask in material.asks):
+        bare = replaying.run(replaying.without_skills(material), strategy=outcome.strategy, k=k, calls=calls, seed=seed)
+        found["annotation_by_embedding"] = {
+            "accuracy": round(float(bare.credit.mean()), 6),
+            "costs": replay_report.difference(outcome.credit, bare.credit, seed=seed),
+        }
+    return found
+
+
+def _draw(material: Any, path: Path, report: dict[str, Any], *, pool: str, seed: int) -> list[dict[str, Any]]:
+    """Both ways to spend calls, at several means."""
+    from orchestrator import curve as picture
+    from orchestrator import replay as replaying
+
+    experts = len(material.evidence.experts)
+    points: list[dict[str, Any]] = []
+    for strategy in ("posterior", replaying.ADAPTIVE):
+        for spent in (each for each in CURVE_CALLS if each <= experts):
+            adaptive = strategy == replaying.ADAPTIVE
+            if adaptive and spent == 1:
+                continue
+            outcome = replaying.run(
+                material, strategy=strategy, k=None if adaptive else spent, calls=spent if adaptive else None, seed=seed
+            )
+            points.append(
+                {
+                    "strategy": strategy,
+                    "mean_calls": round(outcome.mean_calls, 4),
+                    "accuracy": round(float(outcome.credit.mean()), 6),
+                }
+            )
+    lines = {
+        name: [(each["mean_calls"], each["accuracy"]) for each in points if each["strategy"] == name]
+        for name in ("posterior", replaying.ADAPTIVE)
+    }
+    levels = {name: report["baselines"][name] for name in ("best_single", "majority_all")}
+    path.write_text(picture.svg(lines, levels=levels, title=f"Accuracy against mean calls, pool {pool}"))
+    return points
+
+
+def _print(report: dict[str, Any]) -> None:
+    low, high = report["ci95"]
+    console.print(
+        f"{report['strategy']} on pool {report['pool']}: [bold]{report['accuracy']:.4f}[/bold] right of {report['n']} "
+        f"(95 % {low:.4f} to {high:.4f}), {report['mean_calls']:.2f} calls in the mean, {report['seconds']:.2f} s"
+    )
+    rows = []
+    for name, value in report["baselines"].items():
+        versus = report[f"versus_{name}"]
+        rows.append(
+            (name, f"{value:.4f}", f"{versus['difference']:+.4f}", "{:+.4f} to {:+.4f}".format(*versus["ci95"]))
+        )
+    console.print(table(("beside", "accuracy", "gain", "95 %, paired"), rows))
+    gain = report["fusion_gain"]
+    console.print(
+        "fusion gain over the first recruit: {:+.4f} ({:+.4f} to {:+.4f})".format(gain["difference"], *gain["ci95"])
+    )
+    if "annotation_by_embedding" in report:
+        console.print(f"without named skills: {report['annotation_by_embedding']['accuracy']:.4f}")
+    for what in ("experts", "fused"):
+        found = report["calibration"][what]
+        console.print(f"calibration of {what}: expected error {found['error']}")
+        console.print(
+            table(
+                ("said", "was", "n"),
+                [(f"{each['said']:.2f}", f"{each['was']:.2f}", each["n"]) for each in found["bins"]],
+            )
+        )
+    console.print(
+        table(
+            ("category", "n", "accuracy", "best single", "paper"),
+            [
+                (name, each["n"], f"{each['accuracy']:.3f}", f"{each['best_single']:.3f}", f"{each['paper']:.3f}")
+                for name, each in report["per_category"].items()
+            ],
+        )
+    )
