@@ -12,10 +12,12 @@
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 
 The stub knows nothing. So that experts of known strength can be made, a question may carry its own answer in a
-mark: `[stub:gold=C]`, with `[stub:skill=algebra,geometry]`; asked for skills, it names those. Whether an expert "knows" it is drawn from a hash of source,
-messages and seed: the same request is always answered the same. Other marks make trouble (in the last user
-message that has marks): `[stub:say=TEXT]`, `[stub:wait=SECONDS]`, `[stub:error]` (bad request), `[stub:die]` (the
-engine dies), `[stub:hang]` (nothing ever comes), `[stub:poison]` (its process is killed).
+mark: `[stub:gold=C]`, with `[stub:skill=algebra,geometry]`. Whether an expert "knows" it is drawn from a hash of
+source, messages and seed: the same request is always answered the same. Asked for skills, it names those of the mark.
+
+Other marks make trouble (of the last user message that has marks): `[stub:say=TEXT]`, `[stub:wait=SECONDS]`,
+`[stub:error]` (bad request), `[stub:die]` (the engine dies), `[stub:hang]` (nothing ever comes), `[stub:poison]` (its
+process is killed).
 """
 
 import asyncio
