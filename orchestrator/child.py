@@ -20,6 +20,8 @@ from typing import IO
 
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 4
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
@@ -95,6 +97,8 @@ def _change_user(libc: ctypes.CDLL, user_id: int) -> None:
     may be reachable without it.
     """
     libc.prctl(PR_SET_KEEPCAPS, 1)
+    # Else access(2), which initdb asks about its programs, ignores the capability.
+    libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(user_id, user_id, user_id)
     os.setresuid(user_id, user_id, user_id)

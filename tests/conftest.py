@@ -13,6 +13,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from orchestrator import database
 from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
 from orchestrator.settings import Settings
 from tests import stack as stack_module
@@ -35,7 +36,7 @@ def postgres(server_folder: Path) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres(server_folder / "postgres", durable=False).start()
     try:
         _execute(server, f"CREATE DATABASE {TEMPLATE}")
-        _migrate(Settings(database_url=server.url_of(TEMPLATE)).sqlalchemy_url)
+        database.migrate(Settings(database_url=server.url_of(TEMPLATE)).sqlalchemy_url)
         yield server
     finally:
         server.stop()
@@ -81,7 +82,7 @@ def settings(postgres_url: str, redis_url: str, tmp_path: Path) -> Settings:
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[sa.Engine]:
     """An engine on the fresh database of `settings`."""
-    made = sa.create_engine(settings.sqlalchemy_url)
+    made = database.connect(settings)
     yield made
     made.dispose()
 
@@ -104,9 +105,3 @@ def _fresh_database(server: EmbeddedPostgres, *, template: str) -> Iterator[str]
 def _execute(server: EmbeddedPostgres, statement: str) -> None:
     with psycopg.connect(server.url_of("postgres"), autocommit=True) as connection:
         connection.execute(statement.encode())
-
-
-def _migrate(url: str) -> None:
-    from orchestrator import database
-
-    database.migrate(url)

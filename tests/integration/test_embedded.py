@@ -1,6 +1,7 @@
 """The embedded servers, with what may have happened to them before."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from orchestrator import embedded
 from orchestrator.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from tests.waiting import until
 
@@ -118,6 +120,22 @@ def test_valkey_wants_its_password(valkey_server: EmbeddedValkey) -> None:
     host = valkey_server.start().url.partition("@")[2]
     with redis.Redis.from_url(f"redis://{host}") as client, pytest.raises(redis.exceptions.AuthenticationError):
         client.ping()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hands its server to another user")
+def test_root_may_have_it_all_in_a_folder_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    package = embedded.postgres_binaries(tmp_path / "nothing").parents[1]
+    for folder in (package, package.with_name(package.name + ".libs")):
+        shutil.copytree(folder, closed / folder.name, copy_function=os.link)
+    closed.chmod(0o700)
+    binaries = closed / package.name / "pginstall18" / "bin"
+    monkeypatch.setattr(embedded, "postgres_binaries", lambda _: binaries)
+    server = EmbeddedPostgres(closed / "postgres", durable=False)
+    try:
+        server.start()
+    finally:
+        server.stop()
 
 
 def test_both_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
