@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
