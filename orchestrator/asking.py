@@ -28,14 +28,20 @@ class Asked:
 
 def expert(of: Expert, question: Question, *, seed: int) -> Asked:
     """One expert's answer to a question. Its own sampling seed, if it has one, goes before `seed`."""
-    return _asked(of, prompts.expert_messages(of.system_prompt, question), of.sampling, seed)
+    return _asked(of, prompts.expert_messages(of.system_prompt, question, max_tokens=of.sampling.max_tokens), of.sampling, seed)
 
 
 def aggregator(of: Expert, question: Question, answered: Sequence[Answered], *, seed: int) -> Asked:
     """The merging of experts' answers, cut to fit the aggregator's context."""
     room = (of.model.context_tokens - of.sampling.max_tokens) * CHARS_PER_TOKEN - len(question.rendered())
     max_chars = max(1, min(prompts.MAX_FUSED_CHARS, room))
-    messages = prompts.aggregator_messages(question, answered, seed=seed_for(seed, "fence"), max_chars=max_chars)
+    messages = prompts.aggregator_messages(
+        question,
+        answered,
+        seed=seed_for(seed, "fence"),
+        max_chars=max_chars,
+        max_tokens=of.sampling.max_tokens,
+    )
     return _asked(of, messages, of.sampling, seed)
 
 

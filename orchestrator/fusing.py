@@ -121,10 +121,11 @@ class Fusing:
         asked_chars = len(query.question.rendered()) + sum(len(turn.content) for turn in query.conversation)
         room = (aggregator.model.context_tokens - sampling.max_tokens) * CHARS_PER_TOKEN - asked_chars
         messages = prompts.aggregator_messages(
-            self._asking.asked(),
+            self._asking.asked(aggregator),
             self._generation.answered,
             seed=self._asking.decision.seed,
             max_chars=max(1, min(prompts.MAX_FUSED_CHARS, room)),
+            max_tokens=sampling.max_tokens,
         )
         return Request(id=f"{query.id}.fuse", messages=messages, sampling=sampling, adapter=aggregator.adapter)
 

@@ -38,14 +38,15 @@ class Asking:
     def expert(self, name: str) -> Expert:
         return self.decision.pool.experts[name]
 
-    def asked(self) -> prompts.Asked:
+    def asked(self, expert: Expert) -> prompts.Asked:
         """A lone multiple-choice question in its own form; else the conversation as it is."""
         query = self.query
         if not query.question.options:
             return query.conversation
         if len(query.conversation) == 1:
             return query.question
-        last = f"{query.question.rendered()}\n\n{prompts.answer_format(query.question)}"
+        form = prompts.answer_format(query.question, max_tokens=expert.sampling.max_tokens)
+        last = f"{query.question.rendered()}\n\n{form}"
         return (*query.conversation[:-1], ChatMessage(role="user", content=last))
 
     def limited(self, sampling: Sampling) -> Sampling:
@@ -176,7 +177,9 @@ class Generation:
         asking, expert = self._asking, self._asking.expert(recruit.expert)
         request = Request(
             id=f"{asking.query.id}.{recruit.expert}",
-            messages=prompts.expert_messages(expert.system_prompt, asking.asked()),
+            messages=prompts.expert_messages(
+                expert.system_prompt, asking.asked(expert), max_tokens=expert.sampling.max_tokens
+            ),
             sampling=sampling,
             adapter=expert.adapter,
         )

@@ -20,6 +20,10 @@ _CHOICE_FORMAT = (
     'Think briefly, then finish with the words "The answer is" and the letter of the right option in brackets.'
 )
 """No sample letter and no placeholder: small models copy it ("The answer is (X).")."""
+_CHOICE_FORMAT_AT_ONCE = 'Begin with the words "The answer is" and the letter of the right option in brackets.'
+_VALUE_FORMAT_AT_ONCE = 'Begin with the words "The answer is" and the number, formula or name itself.'
+ROOM_TO_THINK_TOKENS = 128
+"""An expert whose completions are shorter is asked to answer first: it would be cut off in mid-thought."""
 _VALUE_FORMAT = 'Think briefly, then finish with the words "The answer is" and the number, formula or name itself.'
 _AGGREGATOR = (
     "You merge answers. Several assistants answered the same question; some of them may be wrong. Compare their "
@@ -35,17 +39,25 @@ _CONTROL_TOKEN = re.compile(
 """Openings of the tokens that separate turns in chat templates: inside a text they could end the user's turn."""
 
 
-def expert_messages(system_prompt: str, asked: Asked) -> tuple[ChatMessage, ...]:
-    """What an expert is sent: its system prompt, then the conversation, or the question with the form of its answer."""
+def expert_messages(
+    system_prompt: str, asked: Asked, *, max_tokens: int = ROOM_TO_THINK_TOKENS
+) -> tuple[ChatMessage, ...]:
+    """What an expert is sent: its system prompt, then the conversation, or the question with the form of its answer.
+
+    `max_tokens`: the longest completion the expert writes.
+    """
     if isinstance(asked, Question):
-        turns: tuple[ChatMessage, ...] = (_user(f"{asked.rendered()}\n\n{answer_format(asked)}"),)
+        form = answer_format(asked, max_tokens=max_tokens)
+        turns: tuple[ChatMessage, ...] = (_user(f"{asked.rendered()}\n\n{form}"),)
     else:
         turns = tuple(asked)
     return _with_system(system_prompt, turns)
 
 
-def answer_format(question: Question) -> str:
-    """How to end the answer, so that `grading.extract` can read it."""
+def answer_format(question: Question, *, max_tokens: int = ROOM_TO_THINK_TOKENS) -> str:
+    """How to word the answer, so that `grading.extract` can read it: after some thought, if there is room for it."""
+    if max_tokens < ROOM_TO_THINK_TOKENS:
+        return _CHOICE_FORMAT_AT_ONCE if question.options else _VALUE_FORMAT_AT_ONCE
     return _CHOICE_FORMAT if question.options else _VALUE_FORMAT
 
 
@@ -55,6 +67,7 @@ def aggregator_messages(
     *,
     seed: int = 0,
     max_chars: int = MAX_FUSED_CHARS,
+    max_tokens: int = ROOM_TO_THINK_TOKENS,
     system_prompt: str = "",
 ) -> tuple[ChatMessage, ...]:
     """What an aggregator is sent: the experts' texts, fenced as data, and the question again.
@@ -70,9 +83,8 @@ def aggregator_messages(
     fenced = "\n\n".join(f"<{fence} {n}>\n{text}\n</{fence} {n}>" for n, text in enumerate(shown, start=1))
     rules = "\n".join(filter(None, (system_prompt, _AGGREGATOR, _FENCED.format(fence=fence))))
     if isinstance(asked, Question):
-        turns: tuple[ChatMessage, ...] = (
-            _user(f"Question:\n{asked.rendered()}\n\n{fenced}\n\n{answer_format(asked)}"),
-        )
+        form = answer_format(asked, max_tokens=max_tokens)
+        turns: tuple[ChatMessage, ...] = (_user(f"Question:\n{asked.rendered()}\n\n{fenced}\n\n{form}"),)
     else:
         *before, last = asked
         turns = (

@@ -22,6 +22,13 @@ def test_an_expert_is_told_how_to_end_its_answer() -> None:
     assert "the letter of the right option" in user.content
 
 
+def test_an_expert_with_no_room_to_think_is_asked_to_answer_first() -> None:
+    (short,) = prompts.expert_messages("", QUESTION, max_tokens=24)
+    (long,) = prompts.expert_messages("", QUESTION, max_tokens=512)
+    assert "Begin with" in short.content
+    assert "Begin with" not in long.content
+
+
 def test_without_a_system_prompt_there_is_no_system_message() -> None:
     assert [message.role for message in prompts.expert_messages("", QUESTION)] == ["user"]
 
