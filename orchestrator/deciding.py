@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections import Counter
@@ -150,6 +151,8 @@ class Decider:
         def recruit() -> tuple[Ask, Recruitment]:
             ask = annotation.ask(query.question, annotated.skills, self._load_embedder())
             (recruitment,) = recruiter.recruit([ask], k=k, seeds=[seed], experts=query.options.experts)
+            if not recruitment.skills:  # a strategy that recruits by other means
+                recruitment = dataclasses.replace(recruitment, skills=self._pools.needs(pool).of(ask))
             return ask, recruitment
 
         begun = time.monotonic()

@@ -5,6 +5,7 @@ and nothing else.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -92,7 +93,8 @@ def _end(asking: Asking, generation: Generation, fusing: Fusing) -> Answer:
 def _explanation(asking: Asking, generation: Generation, fusing: Fusing, generate_usage: Usage) -> dict[str, Any]:
     """The answer's `muster` object: who was asked and why, what each said, how it was merged, and what it cost."""
     assert fusing.fused is not None
-    decision, fused = asking.decision.as_json(), fusing.fused
+    decision = dataclasses.replace(asking.decision, recruitment=generation.recruitment).as_json()
+    fused = fusing.fused
     troubles = [
         f"{each.recruit.expert}: {each.completion.error}" for each in generation.generated if each.completion.error
     ]

@@ -5,7 +5,8 @@ from collections import OrderedDict
 
 from sqlmodel import Session
 
-from orchestrator import pool, recruiting
+from orchestrator import needs, pool, recruiting
+from orchestrator.needs import Needs
 from orchestrator.pool import Pool
 from orchestrator.recruiting.values import Recruiter
 
@@ -21,6 +22,7 @@ class PoolCache:
         self._lock = threading.Lock()
         self._pools: OrderedDict[str, Pool] = OrderedDict()
         self._recruiters: OrderedDict[tuple[str, str], Recruiter] = OrderedDict()
+        self._needs: OrderedDict[str, Needs] = OrderedDict()
 
     def current(self, session: Session, *, question_set: str) -> Pool:
         """The pool as it is now: one cheap query, and a load only if it changed. Raises as `pool.load`."""
@@ -44,7 +46,17 @@ class PoolCache:
             self._recruiters.move_to_end(key)
             return self._recruiters[key]
 
+    def needs(self, of: Pool) -> Needs:
+        """The pool's vocabulary, to read off what a question needs."""
+        with self._lock:
+            if of.version not in self._needs:
+                self._needs[of.version] = needs.read(of.evidence)
+                self._trim()
+            return self._needs[of.version]
+
     def _trim(self) -> None:
+        while len(self._needs) > POOLS_KEPT:
+            self._needs.popitem(last=False)
         while len(self._pools) > POOLS_KEPT:
             self._pools.popitem(last=False)
         while len(self._recruiters) > RECRUITERS_KEPT:
