@@ -93,6 +93,7 @@ def measure(folder: Path, counts: list[int], k: int, experts: int) -> None:
         for count in counts:
             report(engine, settings, pool, count, k, pids)
     finally:
+        print((folder / "orchestrator.log").read_text()[-6000:] if os.environ.get("BENCH_LOG") else "")
         for child in children.values():
             child.terminate()
             child.wait()
@@ -130,7 +131,7 @@ def report(engine: object, settings: Settings, pool: Pool, count: int, k: int, p
         f"{count} lines: {wall:.1f} s wall, {count / wall:.0f} lines/s (submitted in {submitted:.1f} s); "
         f"{sum(used.values()):.1f} CPU s = {1000 * sum(used.values()) / count:.2f} ms/line; "
         + ", ".join(f"{name} {seconds:.1f}" for name, seconds in used.items())
-        + f"; loads {row.report['loads']['made']}; RSS MB {resident}"
+        + f"; loads {row.report['loads']['made']}; units {row.report['units']}; RSS MB {resident}"
     )
 
 

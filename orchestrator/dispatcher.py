@@ -6,7 +6,7 @@ good by its chunk's lease.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,37 @@ class Dispatcher:
         """After an error: read the committed position again."""
         self._position = None
 
+    def workers(self, windows: Mapping[str, Window]) -> list[residency.Worker]:
+        """Workers heard of lately, as the plan sees them; `windows` says what is out at each."""
+        if not self._workers:
+            return []
+        seconds, micros = self._redis.time()
+        oldest_ms = seconds * 1000 + micros // 1000 - int(WORKER_STALE_S * 1000)
+        now = time.monotonic()
+        alive = []
+        for name, seen in self._workers.items():
+            if seen.at_ms < oldest_ms:
+                continue
+            window = windows.get(name, Window())
+            if window.chunks:
+                seen.busy_at = now
+            alive.append(
+                residency.Worker(
+                    name=name,
+                    engines=seen.state.engines,
+                    window=min(self._settings.window_chunks, seen.state.bulk_slots),
+                    resident=seen.state.resident,
+                    loading=seen.state.loading or self._demands.loading_at(name),
+                    out=window.chunks,
+                    is_alone=window.is_alone,
+                    is_unbounded=seen.state.device == "none",
+                    is_draining=seen.state.draining,
+                    idle_s=now - seen.busy_at,
+                    online_idle_s=None if seen.online_at is None else now - seen.online_at,
+                )
+            )
+        return alive
+
     def _commit_progress(self, block_s: float) -> bool:
         """Commit the messages that wait, one transaction each. False if more may wait."""
         if self._position is None:
@@ -147,7 +178,7 @@ class Dispatcher:
         if seen is None:
             seen = self._workers[message.state.worker] = _Seen(state=message.state, at_ms=at_ms, busy_at=now)
         seen.state, seen.at_ms = message.state, at_ms
-        if message.chunks:
+        if message.chunks or message.ended:
             seen.busy_at = now
         if message.state.online_running:
             seen.online_at = now
@@ -198,7 +229,7 @@ class Dispatcher:
         with database.session(self._engine) as session:
             backlog = self._backlogs.read(session)
         demands = self._demands.waiting()
-        workers = self._alive(backlog.windows)
+        workers = self.workers(backlog.windows)
         resident = {key for worker in workers for key in worker.resident}
         self._demands.met(resident & demands.keys())
         queues = dict(backlog.queues)
@@ -212,37 +243,6 @@ class Dispatcher:
                     self._load(action, demands[action.model_key].model)
                 case residency.Send():
                     self._send(action, backlog)
-
-    def _alive(self, windows: "dict[str, Window] | Any") -> list[residency.Worker]:
-        """Workers heard of lately, with their windows."""
-        if not self._workers:
-            return []
-        seconds, micros = self._redis.time()
-        oldest_ms = seconds * 1000 + micros // 1000 - int(WORKER_STALE_S * 1000)
-        now = time.monotonic()
-        alive = []
-        for name, seen in self._workers.items():
-            if seen.at_ms < oldest_ms:
-                continue
-            window = windows.get(name, Window())
-            if window.chunks:
-                seen.busy_at = now
-            alive.append(
-                residency.Worker(
-                    name=name,
-                    engines=seen.state.engines,
-                    window=min(self._settings.window_chunks, seen.state.bulk_slots),
-                    resident=seen.state.resident,
-                    loading=seen.state.loading or self._demands.loading_at(name),
-                    out=window.chunks,
-                    is_alone=window.is_alone,
-                    is_unbounded=seen.state.device == "none",
-                    is_draining=seen.state.draining,
-                    idle_s=now - seen.busy_at,
-                    online_idle_s=None if seen.online_at is None else now - seen.online_at,
-                )
-            )
-        return alive
 
     def _load(self, action: residency.Load, model: Model) -> None:
         log.info("loading for queries", model=model.source, worker=action.worker)

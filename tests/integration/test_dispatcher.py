@@ -1,0 +1,233 @@
+"""The dispatcher against a worker that says what each test needs."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from orchestrator import pool, runs
+from orchestrator.settings import Settings
+from tests import seeds
+from tests.driving import Driver
+from tests.fake_worker import FakeWorker
+from workers.messages import CANCELLED_KEY, DEMAND_KEY, Chunk, Completion, Demand, LoadEvent, Model, Request
+
+ONE = {"ada": "stub:one"}
+
+
+@pytest.fixture
+def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Driver]:
+    quick = settings.model_copy(
+        update={"experts_file": tmp_path / "none.toml", "question_set": seeds.SET_NAME, "lease_s": 0.4, "late_s": 60.0}
+    )
+    driving = Driver(engine, quick)
+    yield driving
+    driving.close()
+
+
+@pytest.fixture
+def fake(redis_url: str) -> Iterator[FakeWorker]:
+    with FakeWorker(redis_url) as worker:
+        yield worker
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as opened:
+        yield opened
+
+
+def submit(driver: Driver, lines: int = 2, *, prefix: str = "line", **wanted: Any) -> str:
+    with driver.session() as session:
+        is_first = not runs.listed(session)
+        members = seeds.live_pool(session, ONE) if is_first else pool.load(session, question_set=seeds.SET_NAME)
+        asked = seeds.questions(lines, prefix=prefix)
+        options = {"k": 1, "fusion": "vote", **wanted}
+        run = runs.submit_benchmark(
+            session, settings=driver.settings, pool=members, name="t", questions=asked, **options
+        )
+    return run.id
+
+
+def chunk_for(driver: Driver, fake: FakeWorker) -> Chunk:
+    """The next chunk that comes."""
+    fake.held = []
+
+    def look() -> None:
+        fake.say()
+        fake.take()
+
+    driver.until(lambda: fake.held, also=look)
+    return fake.held[0]
+
+
+def failing(fault: str, error: str = "broken") -> Any:
+    def answer(request: Request) -> Completion:
+        return Completion.model_validate({"id": request.id, "finish_reason": "error", "fault": fault, "error": error})
+
+    return answer
+
+
+def test_a_message_that_never_arrived_is_no_loss_of_a_worker(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver)
+    for _ in range(3):
+        chunk_for(driver, fake)
+        fake.held = []
+        fake.say()  # as if it had never got the chunk
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'") == 3, also=fake.say)
+    assert driver.scalar("SELECT max(losses) FROM unit") == 0
+
+
+def test_a_unit_lost_twice_runs_alone_and_a_poisonous_one_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 3)
+    sizes = []
+
+    def die_with_the_poison() -> None:
+        fake.say()
+        fake.held = []
+        for chunk in fake.take():
+            sizes.append(len(chunk.requests))
+            fake.say()
+            if not any("number 1?" in request.messages[-1].content for request in chunk.requests):
+                fake.finish(chunk)
+            fake.held = []
+
+    driver.until(lambda: driver.is_done(run), also=die_with_the_poison, timeout_s=40)
+    # Twice all together, then each alone; the poison dies alone as often as a unit may fail.
+    assert sizes[:2] == [3, 3]
+    assert sorted(sizes[2:]) == [1] * (2 + driver.settings.max_attempts)
+    with driver.session() as session:
+        lines = {line["id"]: line for line in runs.results(session, run)}
+    assert "died each time it ran this alone" in lines["line1"]["error"]
+    assert lines["line0"]["error"] is lines["line2"]["error"] is None
+
+
+def test_a_fault_of_the_engine_is_tried_again_until_it_has_failed_too_often(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+    for _ in range(driver.settings.max_attempts):
+        fake.finish(chunk_for(driver, fake), failing("engine"))
+    driver.until(lambda: driver.is_done(run), also=fake.say)
+    assert driver.scalar("SELECT attempts FROM unit") == driver.settings.max_attempts
+    assert driver.scalar("SELECT error FROM instance") == "no expert answered: ada: broken"
+
+
+def test_a_fault_of_the_request_is_not_tried_again(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+    fake.finish(chunk_for(driver, fake), failing("request", "too long"))
+    driver.until(lambda: driver.is_done(run), also=fake.say)
+    assert driver.scalar("SELECT count(*) FROM chunk") == 1
+
+
+def test_what_a_draining_worker_hands_back_costs_nothing(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+    chunk = chunk_for(driver, fake)
+    fake.held = []
+    fake.say(ended=[chunk.id])
+    again = chunk_for(driver, fake)
+    assert again.id > chunk.id
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    assert driver.scalar("SELECT attempts + losses FROM unit") == 0
+
+
+def test_a_model_that_fails_to_load_three_times_in_a_row_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver, 1)
+    key = chunk_for(driver, fake).model.key
+    for _ in range(3):
+        fake.say(loads=[LoadEvent(model_key=key, seconds=1.0, error="out of memory")])
+    driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined")
+    assert "3 times in a row: out of memory" in str(driver.scalar("SELECT reason FROM expert"))
+
+
+def test_a_unit_that_takes_too_long_is_late_and_its_line_goes_on(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    run = submit(driver, 1)
+    chunk = chunk_for(driver, fake)
+    fake.say()
+    driver.step()
+    driver.scalar("UPDATE chunk SET sent_at = now() - interval '2 minutes' RETURNING 1")
+    driver.until(lambda: driver.is_done(run), also=fake.say)
+    assert "no answer within 60 s" in str(driver.scalar("SELECT error FROM instance"))
+    driver.until(lambda: client.sismember(CANCELLED_KEY, chunk.requests[0].id), also=fake.say)
+
+
+def test_runs_take_turns_at_a_model(driver: Driver, redis_url: str) -> None:
+    first, second = submit(driver, 200, prefix="a"), submit(driver, 200, prefix="b")
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit") == 400)
+    with FakeWorker(redis_url, slots=2) as worker:
+        order: list[str] = []
+
+        def work() -> None:
+            order.extend(chunk.run_id for chunk in worker.take())
+            worker.work()
+
+        driver.until(lambda: driver.is_done(first) and driver.is_done(second), also=work)
+    assert {first, second} == set(order[:2])
+    assert {first, second} == set(order[2:4])
+
+
+def test_a_cancelled_run_is_announced_to_workers_again_after_redis_was_flushed(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    run = submit(driver)
+    with driver.session() as session:
+        runs.cancel(session, run)
+    driver.until(lambda: client.sismember(CANCELLED_KEY, f"run:{run}"))
+    client.flushdb()
+    driver.until(lambda: client.sismember(CANCELLED_KEY, f"run:{run}"))
+    assert driver.status(run) == "cancelled"
+
+
+def test_a_flushed_redis_loses_no_unit(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+    run = submit(driver, 4)
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk"))
+    client.flushdb()
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'") == 4
+
+
+def test_a_model_that_queries_wait_for_is_loaded_and_the_demand_met(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    wanted = Model(source="stub:wanted")
+    demand = Demand(model=wanted, since_s=time.time())
+    client.hset(DEMAND_KEY, wanted.key, demand.model_dump_json())
+    told: list[Any] = []
+
+    def look() -> None:
+        fake.say()
+        told.extend(fake.loads())
+
+    driver.until(lambda: told, also=look)
+    assert [load.model for load in told] == [wanted]
+    fake.load(wanted)
+    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+
+
+def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+    run = submit(driver, 2)
+    client.xadd("muster:progress", {"progress": "{not json"})
+    client.xadd("muster:progress", {"other": "field"})
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+
+
+def test_a_restarted_dispatcher_reads_on_where_the_last_one_stopped(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 2)
+    chunk = chunk_for(driver, fake)
+    fake.finish(chunk)
+    successor = Driver(driver.engine, driver.settings)
+    successor.until(lambda: successor.is_done(run), also=fake.say)
+    successor.close()
+    assert driver.scalar("SELECT count(*) FROM chunk") == 1
+
+
+def test_a_worker_that_just_worked_is_not_taken_for_idle(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 2)
+    time.sleep(0.3)
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    (worker,) = driver.dispatcher.workers({})
+    assert worker.idle_s < 0.3
