@@ -61,7 +61,7 @@ def _serve(running: Supervisor, console: Console, *, ask: bool, once: bool) -> i
     threading.Thread(target=_wait_until_up, args=(running, up), daemon=True).start()
     with console.status("Starting …"):
         running.watch(up.is_set)
-    console.print(f"Muster answers on [bold]{running.url}[/bold] (OpenAI's API below /v1; `muster --help`)")
+    console.print(f"Muster answers on [bold]{running.url}[/bold] (OpenAI's API below /v1)")
     console.print(f"[dim]Logs: {running.settings.data_dir / 'logs'}[/dim]")
     if ask:
         show = demo.Demo(running.url, running.settings.api_key, console)
