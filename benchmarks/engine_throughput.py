@@ -136,7 +136,10 @@ def compare(bare: Bare, through: Through, requests: list[Request], rounds: int) 
             tokens = runner.run(requests)
             speed[name] = tokens / (time.monotonic() - began)
         speeds.append(speed)
-        print(f"round {number + 1}: bare {speed['bare']:.0f} tokens/s, through a worker {speed['through']:.0f}")
+        print(
+            f"round {number + 1}: bare {speed['bare']:.0f} tokens/s, through a worker {speed['through']:.0f}",
+            flush=True,
+        )
     return speeds
 
 

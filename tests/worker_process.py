@@ -12,7 +12,7 @@ from typing import Any, Self
 import celery
 import redis
 
-from orchestrator import broker
+from orchestrator import broker, child
 from orchestrator.settings import Settings
 from tests.waiting import until
 from workers import messages
@@ -73,7 +73,8 @@ class WorkerProcess:
 
     def begin(self) -> None:
         """Start it (again) without waiting."""
-        self.process = subprocess.Popen([sys.executable, "-m", "workers", *self._arguments], env=self._environment)
+        command = [sys.executable, "-m", "workers", *self._arguments]
+        self.process = child.spawn(command, env=self._environment)
 
     def terminate(self, sent: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; returns its exit status."""
