@@ -94,7 +94,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
 
     def _enough(self, first: int, most: int, mean_calls: float) -> float:
         """The highest lead to wait for that keeps the mean."""
-        leads = self._leads(first, most)
+        leads = self.vote.doubt.scale * self._leads(first, most)
         low, high = -_CLIP, _CLIP
         for _ in range(40):
             middle = (low + high) / 2

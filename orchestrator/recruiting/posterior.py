@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.recruiting import ballots, best_single, choice_prior, councils, likeness, listwise, panel
+from orchestrator.recruiting import ballots, best_single, choice_prior, councils, doubt, likeness, listwise, panel
 from orchestrator.recruiting.ballots import Ballots
 from orchestrator.recruiting.councils import Council, Table
+from orchestrator.recruiting.doubt import Doubt
 from orchestrator.recruiting.likeness import Estimate, Likeness, Smoother
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence, Floats
@@ -24,8 +25,11 @@ _WEIGHT, _WEIGHT_PRECISION = 1.0, 5.0
 _LOCAL, _LOCAL_PRECISION = 0.2, 40.0
 _CHOICE_PRECISION = 5.0
 """Priors of the vote's log-odds: every expert's vote counts 1, a spread better here 0.2 more, choices nothing."""
-_DOUBT_SIZES = (1, 2, 3, 5, 8)
+HELD_OUT_MOST = 3000
+"""With more profile questions than these, how sure votes are is learnt without holding any out."""
 _CLIP = 0.03
+
+_CERTAIN = Doubt(scale=1.0, always=0.0, per_recruit=0.0, per_log_miss=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,12 @@ class Vote:
     spread: float
     choices: Floats
     """(FEATURES,) of `choice_prior`."""
-    doubt: tuple[float, float, float]
-    """That nobody is right: always, per recruit, and per log(1 - its probability)."""
+    doubt: Doubt
+    """How much to trust it all."""
+
+    def weights(self, strength: Floats) -> Floats:
+        """(n, m) log-odds, as learnt, from how much stronger each expert is here than usual."""
+        return np.asarray(self.experts + self.local * strength / self.spread, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +90,7 @@ class PosteriorRecruiter(Recruiter):
         off_domain = self.likeness.off_domain(view)
         kernel[off_domain] = 0
         chance = np.clip(self.probability.at(kernel), _CLIP, 1 - _CLIP)
-        weights = self.vote.experts + self.vote.local * (kernel @ self.strength.slope) / self.vote.spread
+        weights = self.vote.doubt.scale * self.vote.weights(kernel @ self.strength.slope)
         return Nearness(kernel=kernel, off_domain=off_domain, chance=chance, weights=weights)
 
     def recruitment(self, ask: Ask, near: "Nearness", row: int, council: Council) -> Recruitment:
@@ -96,8 +104,8 @@ class PosteriorRecruiter(Recruiter):
             recruits=recruits,
             off_domain=off_domain,
             note="no profile question is like this one: chosen by overall competency" if off_domain else "",
-            leanings=ballots.as_leanings(self.vote.choices, ask.text, ask.choices),
-            doubt=self.vote.doubt[0],
+            leanings=ballots.as_leanings(self.vote.doubt.scale * self.vote.choices, ask.text, ask.choices),
+            doubt=self.vote.doubt.always,
         )
 
     def recruit_of(self, column: int, chance: float, weight: float) -> Recruit:
@@ -109,7 +117,7 @@ class PosteriorRecruiter(Recruiter):
             weight=weight,
             probability=chance,
             why=f"right here with probability {chance:.2f}, {usual:.2f} overall",
-            doubt=self.vote.doubt[1] + self.vote.doubt[2] * float(np.log1p(-chance)),
+            doubt=self.vote.doubt.per_recruit + self.vote.doubt.per_log_miss * float(np.log1p(-chance)),
         )
 
     def _councils(self, experts: Council, k: int) -> tuple[list[Council], Estimate]:
@@ -150,11 +158,19 @@ def fit(evidence: Evidence) -> Recruiter:
     differences = differences - differences.mean(axis=1, keepdims=True)
     strength = smoother.fit(differences, ridge=LOCAL_RIDGE)
     held_out = strength.held_out - strength.mean
-    spread = max(float(held_out.std()), 1e-3)
-    vote = _vote(cast, held_out / spread, spread)
-    weights = (vote.experts + vote.local * held_out / spread).astype(np.float32)
-    leanings = (cast.choices @ vote.choices).astype(np.float32)
+    every_row = np.arange(len(cast.codes))
+    vote = _vote(cast, held_out, every_row)
+    weights, leanings = vote.weights(held_out), _leanings(cast, vote)
     chance = np.clip(probability.held_out, _CLIP, 1 - _CLIP)
+    sure = weights, leanings
+    if len(every_row) <= HELD_OUT_MOST:
+
+        def refit(rows: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
+            found = _vote(cast, held_out, rows)
+            return found.weights(held_out), _leanings(cast, found)
+
+        sure = doubt.held_out(len(every_row), refit, sure)
+    vote = replace(vote, doubt=doubt.fit(cast, weights=sure[0], leanings=sure[1], chance=chance))
     votes = ballots.imputed(cast, chance)
     rows = councils.search_rows(len(votes))
     table = Table(votes=votes, weights=weights, leanings=leanings, right=cast.right)
@@ -164,7 +180,7 @@ def fit(evidence: Evidence) -> Recruiter:
         likeness=alike,
         probability=probability,
         strength=strength,
-        vote=replace(vote, doubt=_doubt(cast, weights, leanings, chance)),
+        vote=vote,
         table=table,
         smoother=smoother,
         searcher=smoother if every else Smoother(alike, view.take(rows)),
@@ -174,48 +190,29 @@ def fit(evidence: Evidence) -> Recruiter:
     )
 
 
-def _vote(cast: Ballots, held_out: Floats, spread: float) -> Vote:
-    """What each expert's vote, its strength here and the choices are worth beside one another."""
-    votes = cast.votes.astype(np.float32)
+def _leanings(cast: Ballots, vote: Vote) -> Floats:
+    """(n, r) what choices lend each answer."""
+    return np.asarray(cast.choices @ vote.choices, np.float32)
+
+
+def _vote(cast: Ballots, strength: Floats, rows: npt.NDArray[np.intp]) -> Vote:
+    """What each expert's vote, its strength here and the choices are worth beside one another; learnt on `rows`."""
+    spread = max(float(strength.std()), 1e-3)
+    votes = cast.votes[rows].astype(np.float32)
     m = votes.shape[1]
-    local = np.einsum("nmr,nm->nr", votes, held_out)[:, :, None]
-    design = np.concatenate([votes.transpose(0, 2, 1), local, cast.choices], axis=2)
-    given = np.asarray(cast.votes.any(axis=1))
+    local = np.einsum("nmr,nm->nr", votes, strength[rows] / spread)[:, :, None]
+    design = np.concatenate([votes.transpose(0, 2, 1), local, cast.choices[rows]], axis=2)
+    given = np.asarray(votes.any(axis=1))
     features = choice_prior.FEATURES
     mean = np.concatenate([np.full(m, _WEIGHT), [_LOCAL], np.zeros(features)])
     precision = np.concatenate(
         [np.full(m, _WEIGHT_PRECISION), [_LOCAL_PRECISION], np.full(features, _CHOICE_PRECISION)]
     )
-    found = listwise.fit(design, given, cast.right, mean=mean, precision=precision)
+    found = listwise.fit(design, given, cast.right[rows], mean=mean, precision=precision)
     return Vote(
         experts=found[:m].astype(np.float32),
         local=float(found[m]),
         spread=spread,
         choices=found[m + 1 :].astype(np.float32),
-        doubt=(0.0, 0.0, 0.0),
+        doubt=_CERTAIN,
     )
-
-
-def _doubt(cast: Ballots, weights: Floats, leanings: Floats, chance: Floats) -> tuple[float, float, float]:
-    """When nobody of a council is right: a logistic regression over random councils of several sizes."""
-    n, m = weights.shape
-    rng = np.random.default_rng(0)
-    designs, offsets, outcomes = [], [], []
-    votes = cast.votes
-    for size in (size for size in _DOUBT_SIZES if size <= m):
-        seated = rng.random((n, m)).argsort(axis=1) < size
-        counted = np.asarray(votes & seated[:, :, None])
-        given = np.asarray(counted.any(axis=1))
-        scores = np.where(given, np.einsum("nmr,nm->nr", counted, weights) + leanings, -np.inf)
-        told = np.asarray(given.any(axis=1))
-        designs.append(np.stack([np.ones(n), np.full(n, size), (np.log1p(-chance) * seated).sum(1)], 1)[told])
-        offsets.append(-np.logaddexp.reduce(scores[told], axis=1))
-        outcomes.append(~np.asarray((given & cast.right).any(axis=1))[told])
-    fitted = listwise.logistic(
-        np.concatenate(designs).astype(np.float64),
-        np.concatenate(offsets).astype(np.float64),
-        np.concatenate(outcomes).astype(np.float64),
-        mean=np.zeros(3),
-        precision=np.ones(3),
-    )
-    return float(fitted[0]), float(fitted[1]), float(fitted[2])
