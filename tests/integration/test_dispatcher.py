@@ -226,8 +226,11 @@ def test_a_restarted_dispatcher_reads_on_where_the_last_one_stopped(driver: Driv
 
 
 def test_a_worker_that_just_worked_is_not_taken_for_idle(driver: Driver, fake: FakeWorker) -> None:
-    run = submit(driver, 2)
-    time.sleep(0.3)
-    driver.until(lambda: driver.is_done(run), also=fake.work)
+    driver.step()
+    time.sleep(0.6)
+    submit(driver, 1)
+    driver.until(lambda: fake.held, also=fake.take)
+    fake.finish(fake.held[0])  # before any planning could see the chunk out
+    driver.step()
     (worker,) = driver.dispatcher.workers({})
-    assert worker.idle_s < 0.3
+    assert worker.idle_s < 0.5
