@@ -52,7 +52,7 @@ class ExpertRow(SQLModel, table=True):
     reason: str = ""
     """Why it is in this state, for people."""
     origin: str = Field(default="api", sa_column_kwargs={"server_default": "api"})
-    """Who wrote this version: "file" (experts.toml) or "api". Only the file's own entries are parked when it drops them."""
+    """Who wrote this version: "file" (experts.toml) or "api". The file parks only what it wrote itself."""
     created_at: dt.datetime = _now()
 
 
