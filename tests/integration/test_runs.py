@@ -1,13 +1,14 @@
 """Runs from submission to report, on real servers, with workers that are real or say what a test needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import events, metrics, report, runs
+from orchestrator import events, metrics, recruiting, report, runs
+from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from orchestrator.settings import Settings
 from orchestrator.tables import RunRow
 from tests import seeds
@@ -38,6 +39,19 @@ def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Dr
 def fake(redis_url: str) -> Iterator[FakeWorker]:
     with FakeWorker(redis_url) as worker:
         yield worker
+
+
+class OneByOne(Recruiter):
+    """Recruits ada, then cyd."""
+
+    def recruit(
+        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+    ) -> list[Recruitment]:
+        first = Recruit(expert="ada", suitability=1.0, weight=1.0)
+        return [Recruitment(strategy="one-by-one", recruits=(first,)) for _ in asks]
+
+    def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
+        return (Recruit(expert="cyd", suitability=0.5, weight=0.5),) if len(answered) == 1 else ()
 
 
 def submit(driver: Driver, lines: int = 24, *, sources: dict[str, str] | None = None, **wanted: Any) -> RunRow:
@@ -216,6 +230,25 @@ def test_an_expert_whose_answers_cannot_be_read_is_quarantined(driver: Driver, f
 
     driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined", also=mumble)
     assert "could be read in only 0 of 18" in str(driver.scalar("SELECT reason FROM expert"))
+
+
+@pytest.mark.parametrize("baselines", [False, True])
+def test_a_strategy_that_recruits_more_gets_another_round_and_nobody_answers_twice(
+    driver: Driver, fake: FakeWorker, monkeypatch: pytest.MonkeyPatch, baselines: bool
+) -> None:
+    monkeypatch.setitem(recruiting.STRATEGIES, "one-by-one", lambda evidence: OneByOne(evidence=evidence))
+    run = submit(driver, 6, strategy="one-by-one", k=1, baselines=baselines)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        lines = list(runs.results(session, run.id))
+    for line in lines:
+        assert [recruit["expert"] for recruit in line["decision"]["recruits"]] == ["ada", "cyd"]
+        assert [(each["expert"], each["round"]) for each in line["completions"] if each["stage"] == "generate"] == [
+            ("ada", 0),
+            ("cyd", 1),
+        ]
+        assert len(line["completions"]) == (4 if baselines else 2)
+        assert line["answers"]["cyd"]["recruited"]
 
 
 def test_a_key_gives_the_run_it_gave_before(driver: Driver) -> None:
