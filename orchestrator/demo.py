@@ -19,6 +19,8 @@ POLL_S = 0.5
 REGISTERED_S = 30.0
 """Within it the orchestrator has read the experts file; a pool that is empty then is empty."""
 READY_S = 60.0
+ANSWER_S = 300.0
+"""More than a query gets by default: on a first run it shares a small machine with the aggregators' test."""
 PLAIN_EVERY_S = 5.0
 """How often progress is a line of its own where the terminal cannot redraw."""
 
@@ -98,7 +100,7 @@ class Demo:
         body = {
             "model": "muster",
             "messages": [{"role": "user", "content": QUESTION}],
-            "muster": {"explain": True},
+            "muster": {"explain": True, "budget": {"seconds": ANSWER_S}},
         }
         with self._console.status("Asking …"):
             completion = self._client.post("/v1/chat/completions", body)
