@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
+import sqlalchemy as sa
 
 from orchestrator import database, runs
 from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -30,16 +31,17 @@ TOPICS = ("algebra", "history", "chemistry", "geography", "grammar", "physics", 
 
 def lines(count: int) -> list[Question]:
     """Short distinct questions, as many to a topic."""
-    return [
-        Question(
-            id=f"line-{n}",
-            text=f"Which of these is right about {TOPICS[n % len(TOPICS)]} fact number {n}? [stub:gold={'ABCD'[n % 4]}]",
-            options=(f"value {n}", f"value {n + 1}", f"value {n + 2}", "none of them"),
-            answer="ABCD"[n % 4],
-            category=TOPICS[n % len(TOPICS)],
-        )
-        for n in range(count)
-    ]
+    return [_line(n, "ABCD"[n % 4], TOPICS[n % len(TOPICS)]) for n in range(count)]
+
+
+def _line(n: int, gold: str, topic: str) -> Question:
+    return Question(
+        id=f"line-{n}",
+        text=f"Which of these is right about {topic} fact number {n}? [stub:gold={gold}]",
+        options=(f"value {n}", f"value {n + 1}", f"value {n + 2}", "none of them"),
+        answer=gold,
+        category=topic,
+    )
 
 
 def main() -> None:
@@ -78,9 +80,7 @@ def measure(folder: Path, counts: list[int], k: int, experts: int) -> None:
         "worker": ["-m", "workers", "--name", "w1", "--device", "cpu"],
     }
     children = {
-        name: subprocess.Popen(
-            [sys.executable, *command], env=environment, stderr=(folder / f"{name}.log").open("w")
-        )
+        name: subprocess.Popen([sys.executable, *command], env=environment, stderr=(folder / f"{name}.log").open("w"))
         for name, command in commands.items()
     }
     assert postgres.process is not None
@@ -93,7 +93,6 @@ def measure(folder: Path, counts: list[int], k: int, experts: int) -> None:
         for count in counts:
             report(engine, settings, pool, count, k, pids)
     finally:
-        print((folder / "orchestrator.log").read_text()[-6000:] if os.environ.get("BENCH_LOG") else "")
         for child in children.values():
             child.terminate()
             child.wait()
@@ -101,9 +100,9 @@ def measure(folder: Path, counts: list[int], k: int, experts: int) -> None:
         valkey.stop()
 
 
-def report(engine: object, settings: Settings, pool: Pool, count: int, k: int, pids: dict[str, int]) -> None:
+def report(engine: sa.Engine, settings: Settings, pool: Pool, count: int, k: int, pids: dict[str, int]) -> None:
     before, began = cpu(pids), time.monotonic()
-    with database.session(engine) as session:  # type: ignore[arg-type]
+    with database.session(engine) as session:
         run = runs.submit_benchmark(
             session,
             settings=settings,
@@ -118,7 +117,7 @@ def report(engine: object, settings: Settings, pool: Pool, count: int, k: int, p
         )
     submitted = time.monotonic() - began
     while True:
-        with database.session(engine) as session:  # type: ignore[arg-type]
+        with database.session(engine) as session:
             row = runs.get(session, run.id)
         if row.status == "completed":
             break
