@@ -160,6 +160,8 @@ def _shared_config(header: Header) -> Config:
         "rms_norm_eps": float(f"{header.own('attention.layer_norm_rms_epsilon'):.6g}"),
         "rope_theta": float(header.own("rope.freq_base", 10_000.0)),
         "torch_dtype": "bfloat16",
+        # Whose names these are. Without it transformers takes every tokenizer for one of Mistral's broken ones.
+        "transformers_version": "4.57.0",
     }
 
 
