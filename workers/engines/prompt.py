@@ -6,6 +6,8 @@ from typing import Any
 from workers.engines.engine import RequestError
 from workers.messages import ChatMessage
 
+PLAIN_STOP = "\n\nQuestion:"
+"""Where a base model, done with its answer, would go on to ask itself the next question."""
 _SPEAKERS = {"user": "Question", "assistant": "Answer"}
 
 

@@ -159,7 +159,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=min(sampling.max_tokens, room),
-                stop=list(sampling.stop) or None,
+                stop=[*sampling.stop, *([] if self._tokenizer.chat_template else [prompt.PLAIN_STOP])] or None,
                 seed=sampling.seed,
                 structured_outputs=_structure(sampling.response_format),
                 output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
