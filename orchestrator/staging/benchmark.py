@@ -55,7 +55,8 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
             continue
         recruitment = stored.recruitment_of(instance.decision or {})
         answered = [unit.answered(instance.question) for unit in own if unit.stage == "generate"]
-        more = _more(context, instance, recruitment, answered)
+        wanted = _more(context, instance, recruitment, answered)
+        more = [recruit for recruit in wanted if recruit.expert not in quarantined]
         if more:
             _next_round(session, context, instance, recruitment, more, batch)
         elif (name := _aggregator(context, instance, recruitment, answered, quarantined)) is not None:
