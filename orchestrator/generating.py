@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +109,7 @@ class Generation:
         first = self._asking.decision.recruitment
         known = {recruit.expert for recruit in first.recruits}
         later = tuple(each.recruit for each in self._generated.values() if each.recruit.expert not in known)
-        return dataclasses.replace(first, recruits=first.recruits + later) if later else first
+        return self._asking.decision.recruiter.joined(first, later) if later else first
 
     @property
     def generated(self) -> list[Generated]:

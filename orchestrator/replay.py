@@ -159,7 +159,7 @@ def _adaptively(
             if len(more) > budget:
                 break
             budget -= len(more)
-            recruitments[row] = dataclasses.replace(recruitments[row], recruits=(*recruitments[row].recruits, *more))
+            recruitments[row] = recruiter.joined(recruitments[row], more)
             answered[row] = _answered(given, row, recruitments[row])
             open_rows.append(row)
     return recruitments, answered

@@ -62,7 +62,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
         return [dataclasses.replace(each, mean_calls=mean_calls, among=among) for each in found]
 
     def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
-        """The one expert that would make the vote surest to be right, unless it is sure enough."""
+        """The one expert that would make the vote surest to be right, unless it is sure enough. `joined` weighs it."""
         if recruitment.mean_calls is None:
             return ()
         asked = tuple(sorted(self.evidence.experts.index(each.expert) for each in recruitment.recruits))
@@ -77,6 +77,18 @@ class AdaptiveRecruiter(PosteriorRecruiter):
         near = self.nearness([ask])
         column = self.next_one(near, 0, asked, left)
         return (self.recruit_of(column, float(near.chance[0, column]), float(near.weights[0, column])),)
+
+    def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
+        """Votes that stand in for one another are weighed anew."""
+        first = tuple(sorted(self.evidence.experts.index(each.expert) for each in recruitment.recruits))
+        everybody = tuple(sorted({*first, *(self.evidence.experts.index(each.expert) for each in more)}))
+        before, after = self.vote.doubt.scale * self.vote.overlap.shifts([first, everybody])
+        recruits = []
+        for place, each in enumerate((*recruitment.recruits, *more)):
+            column = self.evidence.experts.index(each.expert)
+            known = before[column] if place < len(first) else 0.0
+            recruits.append(dataclasses.replace(each, weight=each.weight + float(after[column] - known)))
+        return dataclasses.replace(recruitment, recruits=tuple(recruits))
 
     def next_one(self, near: Nearness, row: int, asked: Council, left: Sequence[int]) -> int:
         """The column, among those left, whose joining helps most near this question."""

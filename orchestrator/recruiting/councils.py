@@ -1,6 +1,7 @@
 """Sets of experts, and how often the vote of each is right: judged as sets, because who fails together adds nothing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 
@@ -20,10 +21,32 @@ _CHUNK = 64
 _CLIP = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """How votes stand in for one another. Weights are learnt with everybody voting; in a council, who stays takes over
+    the weight of the absent that vote alike, as a refit without them would have it (to second order)."""
+
+    weights: Floats
+    """(m,) log-odds of each vote when everybody votes."""
+    curvature: Floats
+    """(m, m) Hessian of the fit."""
+
+    def shifts(self, councils: Sequence[Council]) -> Floats:
+        """(councils, m) what each member's weight gains: H_ss^-1 H_sr w_r, for members s and absent r."""
+        found = np.zeros((len(councils), len(self.weights)), np.float32)
+        everybody = set(range(len(self.weights)))
+        for row, council in enumerate(councils):
+            here, away = list(council), sorted(everybody - set(council))
+            if away and here:
+                pull = self.curvature[np.ix_(here, away)] @ self.weights[away]
+                found[row, here] = np.linalg.solve(self.curvature[np.ix_(here, here)], pull)
+        return found
+
+
 class Table:
     """For any council: the probability that its vote gives the right answer, on every profile question."""
 
-    def __init__(self, *, votes: Masks, weights: Floats, leanings: Floats, right: Masks) -> None:
+    def __init__(self, *, votes: Masks, weights: Floats, leanings: Floats, right: Masks, overlap: Overlap) -> None:
         """`votes` (n, m, r); log-odds `weights` (n, m) of who gave it and `leanings` (n, r) of each answer."""
         n, m, self._width = votes.shape
         spread = votes.transpose(1, 0, 2)
@@ -31,7 +54,7 @@ class Table:
         self._weighed = (spread * weights.T[:, :, None]).reshape(m, -1).astype(np.float32)
         self._leanings = leanings.reshape(-1).astype(np.float32)
         self._right = right.astype(np.float32)
-        self._n, self.experts = n, m
+        self._n, self.experts, self.overlap = n, m, overlap
 
     def values(self, councils: Sequence[Council]) -> Floats:
         """(n, councils). The probability is kept, not whether it wins: it is the smoother thing to learn from."""
@@ -41,7 +64,8 @@ class Table:
             members = np.zeros((len(chunk), self.experts), np.float32)
             for row, council in enumerate(chunk):
                 members[row, list(council)] = 1
-            scores = np.clip(members @ self._weighed + self._leanings, -_CLIP, _CLIP)
+            scores = members @ self._weighed + self.overlap.shifts(chunk) @ self._given + self._leanings
+            scores = np.clip(scores, -_CLIP, _CLIP)
             mass = np.exp(scores) * (members @ self._given > 0)
             mass = mass.reshape(len(chunk), self._n, self._width)
             share = (mass * self._right).sum(axis=2) / np.maximum(mass.sum(axis=2), 1e-20)
@@ -53,8 +77,13 @@ class Table:
         members = np.zeros((self._n, self.experts), np.float32)
         for row, council in enumerate(councils):
             members[row, list(council)] = 1
-        given = np.einsum("nm,mnr->nr", members, self._given.reshape(self.experts, self._n, -1)) > 0
+        distinct = sorted(set(councils))
+        place = {council: row for row, council in enumerate(distinct)}
+        shifts = self.overlap.shifts(distinct)[[place[council] for council in councils]]
+        votes = self._given.reshape(self.experts, self._n, -1)
+        given = np.einsum("nm,mnr->nr", members, votes) > 0
         weighed = np.einsum("nm,mnr->nr", members, self._weighed.reshape(self.experts, self._n, -1))
+        weighed += np.einsum("nm,mnr->nr", shifts, votes)
         scores = np.where(given, weighed + self._leanings.reshape(self._n, -1), -np.inf)
         best_two = np.sort(np.concatenate([scores, np.full((self._n, 1), -np.inf)], axis=1), axis=1)[:, -2:]
         with np.errstate(invalid="ignore"):

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from orchestrator.recruiting import listwise
 from orchestrator.recruiting.ballots import Ballots
+from orchestrator.recruiting.councils import Overlap
 from skills.evidence import Floats
 
 Masks = npt.NDArray[np.bool_]
@@ -34,13 +35,15 @@ def folds(n: int) -> npt.NDArray[np.intp]:
     return np.random.default_rng(2).permutation(n) % FOLDS
 
 
-def fit(cast: Ballots, *, weights: Floats, leanings: Floats, chance: Floats) -> Doubt:
+def fit(cast: Ballots, *, weights: Floats, leanings: Floats, chance: Floats, overlap: Overlap) -> Doubt:
     """From held-out log-odds `weights` (n, m) and `leanings` (n, r), and held-out `chance` (n, m) to be right.
 
     For every scale, a logistic regression of "none is right" on the council's size and its experts' chances to miss;
     the scale under which all outcomes are likeliest is taken.
     """
-    councils = [_Councils.draw(cast, weights, leanings, chance, size) for size in _SIZES if size <= weights.shape[1]]
+    councils = [
+        _Councils.draw(cast, weights, leanings, chance, overlap, size) for size in _SIZES if size <= weights.shape[1]
+    ]
     fitted = [(_fit_at(scale, councils), scale) for scale in _SCALES]
     (_, terms), scale = min(fitted, key=lambda each: each[0][0])
     return Doubt(scale=scale, always=float(terms[0]), per_recruit=float(terms[1]), per_log_miss=float(terms[2]))
@@ -58,11 +61,14 @@ class _Councils:
     """(n, r)"""
 
     @classmethod
-    def draw(cls, cast: Ballots, weights: Floats, leanings: Floats, chance: Floats, size: int) -> "_Councils":
+    def draw(
+        cls, cast: Ballots, weights: Floats, leanings: Floats, chance: Floats, overlap: Overlap, size: int
+    ) -> "_Councils":
         n, m = weights.shape
         rng = np.random.default_rng(size)
         preferred = _FAVOUR * cast.accuracy + rng.gumbel(size=(n, m))
         seated = (-preferred).argsort(axis=1).argsort(axis=1) < size
+        weights = weights + overlap.shifts([tuple(np.flatnonzero(row).tolist()) for row in seated])
         counted = np.asarray(cast.votes & seated[:, :, None])
         given = np.asarray(counted.any(axis=1))
         scores = np.where(given, np.einsum("nmr,nm->nr", counted, weights) + leanings, -np.inf)

@@ -40,6 +40,12 @@ def fit(design: Floats, given: Masks, right: Masks, *, mean: Doubles, precision:
     return weights
 
 
+def curvature(design: Floats, given: Masks, right: Masks, *, weights: Doubles, precision: Doubles) -> Doubles:
+    """(p, p) the Hessian of what `fit` minimises, at `weights`: which weights stand in for one another."""
+    telling = np.asarray((given & right).any(axis=1) & (given & ~right).any(axis=1))
+    return _hessian(design[telling].astype(np.float64), given[telling], weights, precision)
+
+
 def softmax(scores: npt.NDArray[np.floating], given: Masks) -> Doubles:
     """(n, r) probabilities over the given candidates; zero for the others, and everywhere if none is given."""
     highest = np.where(given, scores, -1e30).max(axis=1, keepdims=True)
@@ -78,8 +84,12 @@ def _newton_step(
     share = softmax(features @ weights, given)
     target = right / right.sum(axis=1, keepdims=True)
     gradient = np.einsum("nr,nrp->p", share - target, features) + precision * (weights - mean)
+    return np.linalg.solve(_hessian(features, given, weights, precision), gradient)
+
+
+def _hessian(features: Doubles, given: Masks, weights: Doubles, precision: Doubles) -> Doubles:
+    share = softmax(features @ weights, given)
     expected = np.einsum("nr,nrp->np", share, features)
     p = features.shape[2]
     weighted = (features * share[:, :, None]).reshape(-1, p)
-    hessian = weighted.T @ features.reshape(-1, p) - expected.T @ expected + np.diag(precision)
-    return np.linalg.solve(hessian, gradient)
+    return np.asarray(weighted.T @ features.reshape(-1, p) - expected.T @ expected + np.diag(precision), np.float64)

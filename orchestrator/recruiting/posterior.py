@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from orchestrator.recruiting import ballots, best_single, choice_prior, councils, doubt, likeness, listwise, panel
 from orchestrator.recruiting.ballots import Ballots
-from orchestrator.recruiting.councils import Council, Table
+from orchestrator.recruiting.councils import Council, Overlap, Table
 from orchestrator.recruiting.doubt import Doubt
 from orchestrator.recruiting.likeness import Estimate, Likeness, Smoother
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
@@ -45,6 +45,8 @@ class Vote:
     """(FEATURES,) of `choice_prior`."""
     doubt: Doubt
     """How much to trust it all."""
+    overlap: Overlap
+    """Who stands in for whom."""
 
     def weights(self, strength: Floats) -> Floats:
         """(n, m) log-odds, as learnt, from how much stronger each expert is here than usual."""
@@ -81,7 +83,10 @@ class PosteriorRecruiter(Recruiter):
         near = self.nearness(asks)
         found, values = self._councils(tuple(allowed.tolist()), min(k, len(allowed)))
         chosen = values.at(near.kernel).argmax(axis=1) if len(found) > 1 else np.zeros(len(asks), np.intp)
-        return [self.recruitment(ask, near, row, found[chosen[row]]) for row, ask in enumerate(asks)]
+        shifts = self.vote.doubt.scale * self.vote.overlap.shifts(found)
+        return [
+            self.recruitment(ask, near, row, found[chosen[row]], shifts[chosen[row]]) for row, ask in enumerate(asks)
+        ]
 
     def nearness(self, asks: Sequence[Ask]) -> "Nearness":
         """What is known of these questions before anybody is asked."""
@@ -93,9 +98,9 @@ class PosteriorRecruiter(Recruiter):
         weights = self.vote.doubt.scale * self.vote.weights(kernel @ self.strength.slope)
         return Nearness(kernel=kernel, off_domain=off_domain, chance=chance, weights=weights)
 
-    def recruitment(self, ask: Ask, near: "Nearness", row: int, council: Council) -> Recruitment:
-        """The decision for one question: the strongest first."""
-        chance, weights = near.chance[row], near.weights[row]
+    def recruitment(self, ask: Ask, near: "Nearness", row: int, council: Council, shifts: Floats) -> Recruitment:
+        """The decision for one question: the strongest first. `shifts` (m,) are the council's own, scaled."""
+        chance, weights = near.chance[row], near.weights[row] + shifts
         ordered = sorted(council, key=lambda column: (-weights[column], column))
         recruits = tuple(self.recruit_of(column, float(chance[column]), float(weights[column])) for column in ordered)
         off_domain = bool(near.off_domain[row])
@@ -170,10 +175,11 @@ def fit(evidence: Evidence) -> Recruiter:
             return found.weights(held_out), _leanings(cast, found)
 
         sure = doubt.held_out(len(every_row), refit, sure)
-    vote = replace(vote, doubt=doubt.fit(cast, weights=sure[0], leanings=sure[1], chance=chance))
+    sureness = doubt.fit(cast, weights=sure[0], leanings=sure[1], chance=chance, overlap=vote.overlap)
+    vote = replace(vote, doubt=sureness)
     votes = ballots.imputed(cast, chance)
     rows = councils.search_rows(len(votes))
-    table = Table(votes=votes, weights=weights, leanings=leanings, right=cast.right)
+    table = Table(votes=votes, weights=weights, leanings=leanings, right=cast.right, overlap=vote.overlap)
     every = len(rows) == len(votes)
     return PosteriorRecruiter(
         evidence=evidence,
@@ -186,7 +192,13 @@ def fit(evidence: Evidence) -> Recruiter:
         searcher=smoother if every else Smoother(alike, view.take(rows)),
         search_table=table
         if every
-        else Table(votes=votes[rows], weights=weights[rows], leanings=leanings[rows], right=cast.right[rows]),
+        else Table(
+            votes=votes[rows],
+            weights=weights[rows],
+            leanings=leanings[rows],
+            right=cast.right[rows],
+            overlap=vote.overlap,
+        ),
     )
 
 
@@ -208,11 +220,14 @@ def _vote(cast: Ballots, strength: Floats, rows: npt.NDArray[np.intp]) -> Vote:
     precision = np.concatenate(
         [np.full(m, _WEIGHT_PRECISION), [_LOCAL_PRECISION], np.full(features, _CHOICE_PRECISION)]
     )
-    found = listwise.fit(design, given, cast.right[rows], mean=mean, precision=precision)
+    right = cast.right[rows]
+    found = listwise.fit(design, given, right, mean=mean, precision=precision)
+    curvature = listwise.curvature(design, given, right, weights=found, precision=precision)
     return Vote(
         experts=found[:m].astype(np.float32),
         local=float(found[m]),
         spread=spread,
         choices=found[m + 1 :].astype(np.float32),
         doubt=_CERTAIN,
+        overlap=Overlap(weights=found[:m].astype(np.float32), curvature=curvature[:m, :m].astype(np.float32)),
     )

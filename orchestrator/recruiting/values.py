@@ -1,7 +1,7 @@
 """What goes into recruiting and what comes out: plain frozen values."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from skills.evidence import Evidence, Floats
@@ -108,6 +108,10 @@ class Recruiter:
     def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
         """Whom to recruit next, having seen `answered` (adaptive k); empty when enough is known."""
         return ()
+
+    def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
+        """The recruitment with `more` recruits in it: what is voted by once they have answered, too."""
+        return replace(recruitment, recruits=(*recruitment.recruits, *more))
 
 
 class Strategy(Protocol):

@@ -190,7 +190,9 @@ def _next_round(
     missing = [name for name in names if name not in promoted]
     _generate(context, instance, missing, stage="generate", round=round, batch=batch)
     decision: dict[str, Any] = dict(instance.decision or {})
-    decision["recruits"] = [*decision["recruits"], *(stored.recruit_json(recruit) for recruit in more)]
+    assert context.recruiter is not None
+    joined = context.recruiter.joined(recruitment, more)
+    decision["recruits"] = [stored.recruit_json(recruit) for recruit in joined.recruits]
     # Should all of them have answered for the baselines already, nothing else would wake the instance.
     batch.move(instance, "generate", ready=not missing, round=round, decision=decision)
 
