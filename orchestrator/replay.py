@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from orchestrator import fusion, recruiting
-from orchestrator.recorded import Recorded
+from orchestrator.recorded import Recorded, RecordedError
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
-from orchestrator.recruiting.values import Answered, Ask, Recruiter, Recruitment
+from orchestrator.recruiting.values import Answered, Ask, Recruitment
 from skills.evidence import Evidence, Floats
 from skills.question import Question
 
@@ -77,6 +77,9 @@ def material(recorded: Recorded, *, profile: Sequence[str], test: Sequence[str],
     tested = {_identity(recorded.questions[row]) for row in test_rows}
     contaminated = [row for row in learnt_rows if _identity(recorded.questions[row]) in tested]
     learnt_rows = sorted({*learnt_rows} - {*contaminated})
+    if not learnt_rows:
+        path = recorded.folder / "questions.parquet"
+        raise RecordedError(f"{path}: column 'split': every question to learn from is also one to be held to")
     questions = tuple(recorded.questions[row] for row in test_rows)
     return Material(
         evidence=_evidence(recorded, learnt_rows, embed),
@@ -206,6 +209,3 @@ def _evidence(recorded: Recorded, rows: Sequence[int], embed: Embed) -> Evidence
 
 def _identity(question: Question) -> tuple[str, tuple[str, ...]]:
     return " ".join(question.text.casefold().split()), question.options
-
-
-__all__ = ["ADAPTIVE", "Line", "Material", "Outcome", "Recruiter", "asks", "material", "run", "without_skills"]

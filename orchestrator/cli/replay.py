@@ -9,6 +9,8 @@ import typer
 from orchestrator.cli.output import AsJson, console, fail, print_json, table, trouble
 from orchestrator.settings import Settings
 
+EMBEDDED_SILENTLY = 500
+"""Texts; more take long enough to say so."""
 CURVE_CALLS = (1, 2, 3, 4, 5, 7)
 
 Folder = Annotated[
@@ -43,10 +45,15 @@ def replay(
         settings.data_dir / "replay" / "embeddings.npz", lambda: annotation.embedder(settings.packages_dir)
     )
 
+    def tell(done: int, of: int) -> None:
+        if of > EMBEDDED_SILENTLY:
+            trouble.print(f"embedded {done} of {of} texts", style="dim")
+
     def embed(texts: Any) -> Any:
-        return cache.embed(texts, lambda done, of: trouble.print(f"embedded {done} of {of} texts", style="dim"))
+        return cache.embed(texts, tell)
 
     try:
+        recruiting.known(chosen)
         begun = time.perf_counter()
         read = recorded.read(folder, pool=pool)
         material = replaying.material(read, profile=profile_split.split(","), test=test_split.split(","), embed=embed)

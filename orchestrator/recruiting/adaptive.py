@@ -57,7 +57,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
     ) -> list[Recruitment]:
         """As `recruit`; the mean need not be whole."""
         among = tuple(self.evidence.experts[column] for column in panel.columns(self.evidence, experts))
-        first = self.pace(min(mean_calls, len(among))).first
+        first = self.pace(mean_calls).first
         found = super().recruit(asks, k=first, seeds=seeds, experts=experts)
         return [dataclasses.replace(each, mean_calls=mean_calls, among=among) for each in found]
 
@@ -71,8 +71,11 @@ class AdaptiveRecruiter(PosteriorRecruiter):
             for column, name in enumerate(self.evidence.experts)
             if column not in asked and (not recruitment.among or name in recruitment.among)
         ]
-        pace = self.pace(min(recruitment.mean_calls, len(asked) + len(left)))
-        if not left or len(asked) >= pace.most or tally.lead(recruitment, answered) >= pace.enough:
+        if not left:
+            return ()
+        pace = self.pace(recruitment.mean_calls)
+        is_sure = len(asked) >= pace.most or tally.lead(recruitment, answered) >= pace.enough
+        if is_sure and recruitment.mean_calls < len(asked) + len(left):
             return ()
         near = self.nearness([ask])
         column = self.next_one(near, 0, asked, left)

@@ -83,9 +83,12 @@ class PosteriorRecruiter(Recruiter):
         near = self.nearness(asks)
         found, values = self._councils(tuple(allowed.tolist()), min(k, len(allowed)))
         chosen = values.at(near.kernel).argmax(axis=1) if len(found) > 1 else np.zeros(len(asks), np.intp)
-        shifts = self.vote.doubt.scale * self.vote.overlap.shifts(found)
+        seated = {place: found[place] for place in set(chosen.tolist())}
+        gained = self.vote.doubt.scale * self.vote.overlap.shifts(list(seated.values()))
+        shifts = dict(zip(seated, gained, strict=True))
         return [
-            self.recruitment(ask, near, row, found[chosen[row]], shifts[chosen[row]]) for row, ask in enumerate(asks)
+            self.recruitment(ask, near, row, seated[place], shifts[place])
+            for row, (ask, place) in enumerate(zip(asks, chosen.tolist(), strict=True))
         ]
 
     def nearness(self, asks: Sequence[Ask]) -> "Nearness":
