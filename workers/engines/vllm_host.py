@@ -40,6 +40,11 @@ PASSED_ON = frozenset(
 """The parameters of `Sampling.extra` that vLLM takes under the same name."""
 
 
+ADAPTERS = 8
+"""Adapters in an engine at once. vLLM gets a slot more: on a CPU it computes requests without an adapter with the last
+slot's weights whenever the batch holds one with an adapter (0.32.0), so there that slot must stay empty."""
+
+
 class VllmEngine:
     """vLLM's asynchronous engine. Its schedule is its own; how many requests it gets is the worker's."""
 
@@ -72,7 +77,7 @@ class VllmEngine:
 
         options: dict[str, Any] = self._start.options | {"dtype": model.dtype}
         if model.adapter_rank:
-            options |= {"enable_lora": True, "max_lora_rank": model.adapter_rank}
+            options |= {"enable_lora": True, "max_lora_rank": model.adapter_rank, "max_loras": ADAPTERS + 1}
         arguments = AsyncEngineArgs(
             model=str(folder),
             quantization=model.quantization,
@@ -182,6 +187,10 @@ class VllmEngine:
             folder = await asyncio.to_thread(weights.resolve, request.adapter, revision=None, data_dir=data_dir)
         except ModelError as error:
             raise RequestError(f"adapter {request.adapter}: {error}") from error
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu() and request.adapter not in self._adapters and len(self._adapters) >= ADAPTERS:
+            raise RequestError(f"adapter {request.adapter}: on a CPU one engine takes {ADAPTERS} adapters at most")
         number = self._adapters.setdefault(request.adapter, len(self._adapters) + 1)
         return LoRARequest(lora_name=request.adapter, lora_int_id=number, lora_path=str(folder))
 
