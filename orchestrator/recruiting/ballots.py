@@ -62,6 +62,7 @@ def read(evidence: Evidence) -> Ballots:
     tried = asked.sum(axis=0)
     hits = np.where(asked, evidence.correct, 0).sum(axis=0)
     pool = hits.sum() / max(1, tried.sum()) if tried.any() else 0.5
+    pool = min(max(pool, 0.02), 0.98)  # nobody is always right or always wrong
     accuracy = ((hits + _ACCURACY_TRIES * pool) / (tried + _ACCURACY_TRIES)).astype(np.float32)
     return Ballots(
         codes=codes,

@@ -21,10 +21,11 @@ from skills.evidence import Evidence, Floats
 
 LOCAL_RIDGE = 10.0
 """For an expert's strength here against the others: held-out choice of it gained nothing on recorded data."""
-_WEIGHT, _WEIGHT_PRECISION = 1.0, 5.0
+_WEIGHT, _WEIGHT_PRECISION = 0.6, 5.0
 _LOCAL, _LOCAL_PRECISION = 0.2, 40.0
 _CHOICE_PRECISION = 5.0
-"""Priors of the vote's log-odds: every expert's vote counts 1, a spread better here 0.2 more, choices nothing."""
+"""Priors of the vote's log-odds: a vote counts 0.6, and more or less as its expert's log-odds to be right are above or
+below the pool's; a spread better here 0.2 more; choices nothing."""
 HELD_OUT_MOST = 3000
 """With more profile questions than these, how sure votes are is learnt without holding any out."""
 _CLIP = 0.03
@@ -219,7 +220,8 @@ def _vote(cast: Ballots, strength: Floats, rows: npt.NDArray[np.intp]) -> Vote:
     design = np.concatenate([votes.transpose(0, 2, 1), local, cast.choices[rows]], axis=2)
     given = np.asarray(votes.any(axis=1))
     features = choice_prior.FEATURES
-    mean = np.concatenate([np.full(m, _WEIGHT), [_LOCAL], np.zeros(features)])
+    odds = np.log(cast.accuracy / (1 - cast.accuracy))
+    mean = np.concatenate([_WEIGHT + odds - odds.mean(), [_LOCAL], np.zeros(features)])
     precision = np.concatenate(
         [np.full(m, _WEIGHT_PRECISION), [_LOCAL_PRECISION], np.full(features, _CHOICE_PRECISION)]
     )
