@@ -76,6 +76,7 @@ class Decision:
                     "suitability": round(recruit.suitability, 4),
                     "weight": round(recruit.weight, 4),
                     "probability": None if recruit.probability is None else round(recruit.probability, 4),
+                    "uncertainty": None if recruit.uncertainty is None else round(recruit.uncertainty, 4),
                     "why": recruit.why,
                 }
                 for recruit in self.recruitment.recruits

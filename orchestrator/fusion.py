@@ -49,13 +49,23 @@ def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Que
     voters = [item for item in answered if item.is_vote]
     if not usable:
         return "none"
-    if len(usable) == 1:
+    if len(usable) == 1 or not gains(recruitment):
         return "best_single"
     if question.options:
         return "vote" if voters else "aggregate"
     short = all(len(item.answer) <= _SHORT_CHARS for item in voters)
     agreed = any(len(camp.members) > 1 for camp in tally.camps(recruitment, voters))
     return "vote" if short and agreed else "aggregate"
+
+
+def gains(recruitment: Recruitment) -> bool:
+    """Whether merging is worth it: not where it is known to have been right less often than the first recruit."""
+    return recruitment.gain is None or recruitment.gain >= 0
+
+
+def merge(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
+    """What "auto" does without an aggregator: the vote, or the first recruit's answer where votes are known to lose."""
+    return vote(recruitment, answered) if gains(recruitment) else best_single(recruitment, answered)
 
 
 def vote(recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:

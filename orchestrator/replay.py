@@ -130,7 +130,7 @@ def run(given: Material, *, strategy: str, k: int | None, calls: float | None, s
         answered = [_answered(given, row, each) for row, each in enumerate(recruitments)]
     recruited = time.perf_counter()
     lines = tuple(
-        _line(given, row, recruitment, answered[row], fusion.vote(recruitment, answered[row]))
+        _line(given, row, recruitment, answered[row], fusion.merge(recruitment, answered[row]))
         for row, recruitment in enumerate(recruitments)
     )
     return Outcome(

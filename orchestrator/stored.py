@@ -46,6 +46,7 @@ def recruitment_json(recruitment: Recruitment) -> dict[str, Any]:
         "note": recruitment.note,
         "leanings": dict(recruitment.leanings),
         "doubt": recruitment.doubt,
+        "gain": recruitment.gain,
         "mean_calls": recruitment.mean_calls,
         "among": list(recruitment.among),
     }
@@ -60,6 +61,7 @@ def recruit_json(recruit: Recruit) -> dict[str, Any]:
         "probability": None if recruit.probability is None else float(recruit.probability),
         "why": recruit.why,
         "doubt": float(recruit.doubt),
+        "uncertainty": recruit.uncertainty,
     }
 
 
@@ -71,6 +73,7 @@ def recruitment_of(stored: Mapping[str, Any]) -> Recruitment:
             Recruit(
                 **{name: each[name] for name in ("expert", "suitability", "weight", "probability", "why")},
                 doubt=each.get("doubt", 0.0),
+                uncertainty=each.get("uncertainty"),
             )
             for each in stored["recruits"]
         ),
@@ -82,6 +85,7 @@ def recruitment_of(stored: Mapping[str, Any]) -> Recruitment:
         note=stored["note"],
         leanings=stored.get("leanings", {}),
         doubt=stored.get("doubt"),
+        gain=stored.get("gain"),
         mean_calls=stored.get("mean_calls"),
         among=tuple(stored.get("among", ())),
     )

@@ -59,7 +59,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
         among = tuple(self.evidence.experts[column] for column in panel.columns(self.evidence, experts))
         first = self.pace(mean_calls).first
         found = super().recruit(asks, k=first, seeds=seeds, experts=experts)
-        return [dataclasses.replace(each, mean_calls=mean_calls, among=among) for each in found]
+        return [dataclasses.replace(each, gain=None, mean_calls=mean_calls, among=among) for each in found]
 
     def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
         """The one expert that would make the vote surest to be right, unless it is sure enough. `joined` weighs it."""
@@ -79,7 +79,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
             return ()
         near = self.nearness([ask])
         column = self.next_one(near, 0, asked, left)
-        return (self.recruit_of(column, float(near.chance[0, column]), float(near.weights[0, column])),)
+        return (self.recruit_of(near, 0, column),)
 
     def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
         """Votes that stand in for one another are weighed anew."""
@@ -121,9 +121,9 @@ class AdaptiveRecruiter(PosteriorRecruiter):
     def _leads(self, first: int, most: int) -> Floats:
         """(most - first + 1, n) the winner's lead on profile questions as experts join one by one."""
         table = self.search_table
-        found, values = self._councils(tuple(range(table.experts)), first)
-        held_out = self.searcher.fit(self.search_table.values(found), ridge=values.ridge).held_out
-        seated = [found[best] for best in held_out.argmax(axis=1)]
+        choice = self.choice(tuple(range(table.experts)), first)
+        held_out = self.searcher.fit(table.values(choice.councils), ridge=choice.values.ridge).held_out
+        seated = [choice.councils[best] for best in held_out.argmax(axis=1)]
         leads = [table.leads(seated)]
         for _ in range(first, most):
             for council in set(seated):

@@ -74,6 +74,20 @@ class Table:
 
     def leads(self, councils: Sequence[Council]) -> Floats:
         """(n,) how far the winner of row n's own council is ahead of the next answer, or of one nobody gave."""
+        scores = self._scores(councils)
+        best_two = np.sort(np.concatenate([scores, np.full((self._n, 1), -np.inf)], axis=1), axis=1)[:, -2:]
+        voted = np.isfinite(best_two[:, 1])
+        lead = np.where(voted, best_two[:, 1], 0.0) - np.maximum(best_two[:, 0], 0.0)
+        return np.asarray(np.where(voted, lead, -np.inf), np.float32)
+
+    def wins(self, councils: Sequence[Council]) -> Floats:
+        """(n,) 1 where the vote of row n's own council is right."""
+        scores = self._scores(councils)
+        right = self._right[np.arange(self._n), scores.argmax(axis=1)] > 0
+        return np.asarray(right & np.isfinite(scores.max(axis=1)), np.float32)
+
+    def _scores(self, councils: Sequence[Council]) -> Floats:
+        """(n, r) log-odds of the answers that row n's own council gave, -inf for the others."""
         members = np.zeros((self._n, self.experts), np.float32)
         for row, council in enumerate(councils):
             members[row, list(council)] = 1
@@ -84,11 +98,7 @@ class Table:
         given = np.einsum("nm,mnr->nr", members, votes) > 0
         weighed = np.einsum("nm,mnr->nr", members, self._weighed.reshape(self.experts, self._n, -1))
         weighed += np.einsum("nm,mnr->nr", shifts, votes)
-        scores = np.where(given, weighed + self._leanings.reshape(self._n, -1), -np.inf)
-        best_two = np.sort(np.concatenate([scores, np.full((self._n, 1), -np.inf)], axis=1), axis=1)[:, -2:]
-        with np.errstate(invalid="ignore"):
-            lead = best_two[:, 1] - np.maximum(best_two[:, 0], 0.0)
-        return np.asarray(np.where(given.any(axis=1), lead, -np.inf), np.float32)
+        return np.asarray(np.where(given, weighed + self._leanings.reshape(self._n, -1), -np.inf), np.float32)
 
 
 def candidates(table: Table, experts: Sequence[int], k: int, smooth: Callable[[Floats], Floats]) -> list[Council]:

@@ -147,6 +147,8 @@ class Estimate:
     held_out: Floats
     """(n, t): every profile question's estimate from the others alone."""
     ridge: float
+    residual: Floats
+    """(t,) standard deviation of what is known about its held-out estimate."""
 
     def at(self, kernel: Floats) -> Floats:
         """(a, t) for the questions of these kernel rows."""
@@ -190,7 +192,17 @@ class Smoother:
             slope=np.asarray(self.root @ weights, np.float32),
             held_out=np.asarray(mean + held_out, np.float32),
             ridge=chosen,
+            residual=np.asarray((rest - held_out).std(axis=0), np.float32),
         )
+
+    def uncertainty(self, ridge: float) -> Floats:
+        """(landmarks, landmarks) M: one estimate's variance at a kernel row k is residual^2 (1/ridge + k M k).
+
+        The posterior variance of the Gaussian process whose mean is the ridge regression: 1/ridge where no profile
+        question is near (k = 0), less where many are.
+        """
+        within = (self._vectors * (self._shrink(ridge) - np.float32(1 / ridge))) @ self._vectors.T
+        return np.asarray(self.root @ within @ self.root.T, np.float32)
 
     def _shrink(self, ridge: float) -> Floats:
         return np.asarray(1 / (self._eigenvalues + ridge), np.float32)

@@ -61,15 +61,19 @@ class PosteriorRecruiter(Recruiter):
     likeness: Likeness = field(repr=False)
     probability: Estimate = field(repr=False)
     """(·, m) that an expert is right."""
+    uncertainty: Floats = field(repr=False)
+    """(landmarks, landmarks) of `Smoother.uncertainty`, for `probability`."""
     strength: Estimate = field(repr=False)
     """(·, m) the same, as a difference from its own mean and from the pool's here."""
     vote: Vote
+    correct: Floats = field(repr=False)
+    """(n, m) outcomes on the profile questions."""
     table: Table = field(repr=False)
     smoother: Smoother = field(repr=False)
     searcher: Smoother = field(repr=False)
     search_table: Table = field(repr=False)
-    known: dict[tuple[Council, int], tuple[list[Council], Estimate]] = field(default_factory=dict, repr=False)
-    """Councils of k of these experts, with their values: worked out when first asked for. A cache, nothing else."""
+    known: dict[tuple[Council, int], "Choice"] = field(default_factory=dict, repr=False)
+    """Councils of k of these experts: worked out when first asked for. A cache, nothing else."""
 
     name = "posterior"
 
@@ -82,13 +86,13 @@ class PosteriorRecruiter(Recruiter):
         if not asks:
             return []
         near = self.nearness(asks)
-        found, values = self._councils(tuple(allowed.tolist()), min(k, len(allowed)))
-        chosen = values.at(near.kernel).argmax(axis=1) if len(found) > 1 else np.zeros(len(asks), np.intp)
-        seated = {place: found[place] for place in set(chosen.tolist())}
+        choice = self.choice(tuple(allowed.tolist()), min(k, len(allowed)))
+        chosen = choice.values.at(near.kernel).argmax(axis=1)
+        seated = {place: choice.councils[place] for place in set(chosen.tolist())}
         gained = self.vote.doubt.scale * self.vote.overlap.shifts(list(seated.values()))
         shifts = dict(zip(seated, gained, strict=True))
         return [
-            self.recruitment(ask, near, row, seated[place], shifts[place])
+            self.recruitment(ask, near, row, seated[place], shifts[place], choice.gain)
             for row, (ask, place) in enumerate(zip(asks, chosen.tolist(), strict=True))
         ]
 
@@ -100,13 +104,22 @@ class PosteriorRecruiter(Recruiter):
         kernel[off_domain] = 0
         chance = np.clip(self.probability.at(kernel), _CLIP, 1 - _CLIP)
         weights = self.vote.doubt.scale * self.vote.weights(kernel @ self.strength.slope)
-        return Nearness(kernel=kernel, off_domain=off_domain, chance=chance, weights=weights)
+        factor = 1 / self.probability.ridge + np.einsum("al,al->a", kernel @ self.uncertainty, kernel)
+        return Nearness(
+            kernel=kernel,
+            off_domain=off_domain,
+            chance=chance,
+            spread=np.sqrt(np.maximum(factor, 0))[:, None] * self.probability.residual,
+            weights=weights,
+        )
 
-    def recruitment(self, ask: Ask, near: "Nearness", row: int, council: Council, shifts: Floats) -> Recruitment:
-        """The decision for one question: the strongest first. `shifts` (m,) are the council's own, scaled."""
-        chance, weights = near.chance[row], near.weights[row] + shifts
-        ordered = sorted(council, key=lambda column: (-weights[column], column))
-        recruits = tuple(self.recruit_of(column, float(chance[column]), float(weights[column])) for column in ordered)
+    def recruitment(
+        self, ask: Ask, near: "Nearness", row: int, council: Council, shifts: Floats, gain: float | None
+    ) -> Recruitment:
+        """The decision for one question: the likeliest to be right first. `shifts` (m,) are the council's own."""
+        chance = near.chance[row]
+        ordered = sorted(council, key=lambda column: (-chance[column], column))
+        recruits = tuple(self.recruit_of(near, row, column, float(shifts[column])) for column in ordered)
         off_domain = bool(near.off_domain[row])
         return Recruitment(
             strategy=self.name,
@@ -115,27 +128,49 @@ class PosteriorRecruiter(Recruiter):
             note="no profile question is like this one: chosen by overall competency" if off_domain else "",
             leanings=ballots.as_leanings(self.vote.doubt.scale * self.vote.choices, ask.text, ask.choices),
             doubt=self.vote.doubt.always,
+            gain=gain,
         )
 
-    def recruit_of(self, column: int, chance: float, weight: float) -> Recruit:
+    def recruit_of(self, near: "Nearness", row: int, column: int, shift: float = 0.0) -> Recruit:
         """One expert with its probability and its vote's log-odds on a question."""
-        usual = float(self.probability.mean[column])
+        usual, chance = float(self.probability.mean[column]), float(near.chance[row, column])
         return Recruit(
             expert=self.evidence.experts[column],
             suitability=chance,
-            weight=weight,
+            weight=float(near.weights[row, column]) + shift,
             probability=chance,
+            uncertainty=float(near.spread[row, column]),
             why=f"right here with probability {chance:.2f}, {usual:.2f} overall",
             doubt=self.vote.doubt.per_recruit + self.vote.doubt.per_log_miss * float(np.log1p(-chance)),
         )
 
-    def _councils(self, experts: Council, k: int) -> tuple[list[Council], Estimate]:
+    def choice(self, experts: Council, k: int) -> "Choice":
+        """The councils of k of these experts that questions choose among."""
         if (experts, k) not in self.known:
             found = councils.candidates(
                 self.search_table, experts, k, lambda values: self.searcher.fit(values, ridge=15.0).held_out
             )
-            self.known[experts, k] = found, self.smoother.fit(self.table.values(found), relative=True)
+            values = self.smoother.fit(self.table.values(found), relative=True)
+            seated = [found[best] for best in values.held_out.argmax(axis=1)]
+            likeliest = [
+                max(council, key=lambda column: chances[column])
+                for council, chances in zip(seated, self.probability.held_out, strict=True)
+            ]
+            alone = self.correct[np.arange(len(likeliest)), likeliest]
+            gain = None if k == 1 else float((self.table.wins(seated) - alone).mean())
+            self.known[experts, k] = Choice(councils=found, values=values, gain=gain)
         return self.known[experts, k]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Councils, and what is known of them."""
+
+    councils: list[Council]
+    values: Estimate
+    """(·, councils) the probability that the vote gives the right answer."""
+    gain: float | None
+    """How much more often the vote was right than the likeliest member, both chosen by held-out estimates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +182,10 @@ class Nearness:
     off_domain: npt.NDArray[np.bool_]
     chance: Floats
     """(a, m) that each expert is right."""
+    spread: Floats
+    """(a, m) standard deviation of `chance`."""
     weights: Floats
-    """(a, m) log-odds of its vote."""
+    """(a, m) log-odds of its vote when everybody votes."""
 
 
 def fit(evidence: Evidence) -> Recruiter:
@@ -189,6 +226,8 @@ def fit(evidence: Evidence) -> Recruiter:
         evidence=evidence,
         likeness=alike,
         probability=probability,
+        uncertainty=smoother.uncertainty(probability.ridge),
+        correct=cast.correct,
         strength=strength,
         vote=vote,
         table=table,

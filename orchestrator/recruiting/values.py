@@ -45,6 +45,8 @@ class Recruit:
     """Its weight in a vote: positive, or log-odds (of either sign) where the recruitment has `doubt`."""
     probability: float | None = None
     """Probability that it answers this question correctly, where the strategy estimates one."""
+    uncertainty: float | None = None
+    """One standard deviation of `probability`: large where few profile questions are like this one."""
     why: str = ""
     """One line for people."""
     doubt: float = 0.0
@@ -66,6 +68,9 @@ class Recruitment:
     doubt: float | None = None
     """Log-odds, with every recruit's `doubt` added, that none of their answers is right. None: weights are plain
     shares. Otherwise votes are probabilities: the softmax of weights and leanings by answer, beside this doubt."""
+    gain: float | None = None
+    """By how much the vote of such recruits was right more often than the first of them, on the profile questions.
+    Where it is below zero, the first recruit's answer is taken instead of the vote."""
     mean_calls: float | None = None
     """Adaptive k: the mean number of experts per question that this strategy was told to keep to."""
     among: tuple[str, ...] = ()

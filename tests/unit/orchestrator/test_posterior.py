@@ -8,6 +8,7 @@ from orchestrator import fusion, recruiting
 from orchestrator.recruiting import listwise, tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
+from skills.question import Question
 from tests.unit.orchestrator.made_up import DIMENSIONS, SPECIALISTS, World
 
 LEARNT = recruiting.fit("posterior", SPECIALISTS.evidence(400))
@@ -142,6 +143,41 @@ def test_what_the_choices_show_is_learnt_and_tips_the_vote() -> None:
         Answered(expert="b", text="said", answer=other),
     ]
     assert fusion.vote(found, split).answer == longer[0].answer
+
+
+def test_uncertainty_is_large_where_no_question_is_near_and_shrinks_with_evidence() -> None:
+    asks = SPECIALISTS.asks(NEW[:1])
+    away = Ask(text="?", embedding=np.asarray(-asks[0].embedding))
+    near, far = recruit(LEARNT, [*asks, away], 4)
+    fewer = recruit(recruiting.fit("posterior", SPECIALISTS.evidence(40)), asks, 4)[0]
+
+    def spread(recruitment: Recruitment) -> float:
+        return sum(each.uncertainty or 0 for each in recruitment.recruits)
+
+    assert spread(near) < spread(fewer)
+    assert spread(near) < spread(far)
+
+
+def test_where_votes_were_known_to_lose_the_likeliest_recruit_answers() -> None:
+    recruits = tuple(Recruit(expert=name, suitability=0.5, weight=1.0) for name in "abc")
+    said = [Answered(expert=name, text=name, answer=letter) for name, letter in zip("abc", "ABB", strict=True)]
+    question = Question(id="1", text="?", options=("x", "y"))
+    for gain, method, answer in [(0.1, "vote", "B"), (None, "vote", "B"), (-0.1, "best_single", "A")]:
+        recruitment = Recruitment(strategy="posterior", recruits=recruits, gain=gain)
+        assert fusion.merge(recruitment, said).answer == answer
+        assert fusion.choose(recruitment, said, question) == method
+
+
+def test_the_gain_of_votes_is_measured() -> None:
+    equals = World(strength={name: {"all": 0.6} for name in "abcd"})
+    alone = World(strength={"a": {"all": 0.9}}, twins={"b": "a", "c": "a"})
+    gains = [
+        recruit(recruiting.fit("posterior", world.evidence(300)), world.asks(world.questions(1, salt=1)), 3)[0].gain
+        for world in (equals, alone)
+    ]
+    assert gains[0] is not None
+    assert gains[0] > 0.05
+    assert gains[1] == pytest.approx(0, abs=1e-6)
 
 
 def test_votes_with_doubt_are_probabilities_and_silence_counts_for_nothing() -> None:
