@@ -22,6 +22,8 @@ FIRST_SHARE = 2 / 3
 MOST_SHARE = 7 / 3
 """Of the mean k: how many are asked at first, and how many at most. Chosen on recorded data: at a mean of 3, 2 and 7
 were right more often than 1, 3 and 5, 9."""
+PAIR = 2
+"""Asked at first wherever the mean allows: one expert alone cannot be disagreed with, which tells little."""
 _CLIP = 30.0
 
 
@@ -102,7 +104,7 @@ class AdaptiveRecruiter(PosteriorRecruiter):
         """How to keep to `mean_calls`: played through on the profile questions."""
         if mean_calls not in self.paces:
             m = len(self.evidence.experts)
-            first = min(m, max(1, math.floor(mean_calls * FIRST_SHARE + 1e-9)))
+            first = min(m, max(min(PAIR, math.floor(mean_calls)), math.floor(mean_calls * FIRST_SHARE + 1e-9)))
             most = min(m, max(first, math.ceil(mean_calls * MOST_SHARE - 1e-9)))
             self.paces[mean_calls] = Pace(first=first, most=most, enough=self._enough(first, most, mean_calls))
         return self.paces[mean_calls]

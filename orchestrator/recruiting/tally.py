@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator import equality
+from orchestrator.answers import equality
 from orchestrator.recruiting.values import Answered, Recruitment
 
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import fusion
@@ -131,6 +131,7 @@ def test_a_useless_aggregator_gives_way_to_the_vote(completion: Answered) -> Non
     assert fused.note.startswith("the aggregator agg ")
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["A", "B", ""]), st.sampled_from(["stop", "length", "error", "late"])),
