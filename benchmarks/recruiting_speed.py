@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/recruiting_speed.py [--experts 16] [--asks 10000]
 
-Seconds are of the processor, so that a busy machine does not spoil them. Made-up evidence: embeddings, texts and outcomes are random, because only their number matters here.
+Seconds are of the processor, so that a busy machine does not spoil them. The evidence is made up: embeddings, texts and
+outcomes are random, because only their number matters here.
 """
 
 import argparse
@@ -29,7 +30,8 @@ LOOPED = 300
 def unit(rng: np.random.Generator, n: int) -> Floats:
     rows = rng.normal(size=(n, DIMENSIONS)).astype(np.float32)
     rows[:, 0] += 10  # embeddings of questions all point much the same way
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit_rows: Floats = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit_rows
 
 
 def choices(rng: np.random.Generator) -> tuple[str, ...]:
