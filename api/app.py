@@ -23,8 +23,8 @@ from api.routes import (
     skills,
 )
 from api.state import State
-from orchestrator.gateway import Gateway
-from orchestrator.question_sets import TextEmbedder
+from orchestrator.online.gateway import Gateway
+from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.settings import Settings
 
 ROUTERS = (

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.errors import ApiError
-from orchestrator import free_text
-from orchestrator.query import Options, Query
+from orchestrator.online import free_text
+from orchestrator.online.query import Options, Query
 from workers.messages import ChatMessage
 
 POOL = "muster"

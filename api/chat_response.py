@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 from api.errors import told
-from orchestrator.query import Answer, Event, Piece, Stage, Usage
+from orchestrator.online.query import Answer, Event, Piece, Stage, Usage
 
 DONE = b"data: [DONE]\n\n"
 

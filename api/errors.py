@@ -23,20 +23,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from orchestrator import (
-    catalogue,
-    deciding,
-    definition,
-    experts,
-    files,
-    gateway,
-    queries,
-    query,
-    question_sets,
-    runs,
-    transport,
-)
+from orchestrator.online import deciding, gateway, queries, query, transport
+from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
+from orchestrator.runs import runs
+from orchestrator.storage import files
 from skills.embed import EmbedderMissing
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

@@ -4,7 +4,7 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
-from orchestrator.gateway import Gateway
+from orchestrator.online.gateway import Gateway
 from orchestrator.settings import Settings
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orchestrator.embedded import EmbeddedValkey
+from orchestrator.local.embedded import EmbeddedValkey
 from orchestrator.settings import PROJECT_DIR
 from tests.waiting import until
 from tests.worker_process import WorkerProcess

@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 import sqlalchemy as sa
 
-from orchestrator import database, runs
-from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
-from orchestrator.pool import Pool
+from orchestrator.local.embedded import EmbeddedPostgres, EmbeddedValkey
+from orchestrator.pool.pool import Pool
+from orchestrator.runs import runs
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from skills.embed import Embedder
 from skills.question import Question
 from tests import seeds

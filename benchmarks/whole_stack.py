@@ -69,7 +69,9 @@ def main() -> None:
         for number in range(given.rounds):
             whole, bare = first_answer_s(data_dir, experts), bare_first_answer_s(folder)
             ratios.append(whole / bare)
-            print(f"round {number + 1}: whole stack {whole:.1f} s to a first answer, bare vLLM {bare:.1f} s", flush=True)
+            print(
+                f"round {number + 1}: whole stack {whole:.1f} s to a first answer, bare vLLM {bare:.1f} s", flush=True
+            )
         print(f"time to a first answer, whole stack / bare (median of {len(ratios)}): {statistics.median(ratios):.2f}")
 
 
@@ -80,7 +82,9 @@ def loads_of_a_benchmark(stack: stacks.Stack, lines: int) -> str:
         for n in range(lines)
     ]
     content = "\n".join(json.dumps(question) for question in questions).encode()
-    upload = httpx.post(f"{stack.url}/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "benchmark"})
+    upload = httpx.post(
+        f"{stack.url}/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "benchmark"}
+    )
     file_id = upload.raise_for_status().json()["id"]
     body = {"file_id": file_id, "k": 2, "strategy": "paper", "fusion": "vote", "seed": 1}
     run = stack.post("/v1/benchmarks", body).raise_for_status().json()["id"]

@@ -12,10 +12,11 @@ import redis.exceptions
 import sqlalchemy as sa
 import structlog
 
-from orchestrator import annotation, broker, database, logs
-from orchestrator.dispatcher import Dispatcher
+from orchestrator import annotation, broker, logs
+from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.runs.stager import Stager
 from orchestrator.settings import Settings
-from orchestrator.stager import Stager
+from orchestrator.storage import database
 
 LOCK = "orchestrator"
 LOCK_CHECK_S = 2.0

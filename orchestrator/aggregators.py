@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator import grading
+from orchestrator.answers import grading
 from orchestrator.recruiting.values import Answered
 from skills.evidence import Evidence
 from skills.question import Question

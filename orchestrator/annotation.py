@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.question_sets import TextEmbedder
+from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.recruiting.values import Ask
 from orchestrator.settings import Settings
 from skills.embed import Embedder

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator import equality, grading
+from orchestrator.answers import equality, grading
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.values import Answered, Recruitment
 from skills.question import Question

@@ -10,8 +10,8 @@ import time
 import httpx
 import redis
 
-from orchestrator import database
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from workers.messages import WORKER_STALE_S, WORKERS_KEY, WorkerState
 
 TIMEOUT_S = 4.0

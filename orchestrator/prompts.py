@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from orchestrator import grading
+from orchestrator.answers import grading
 from orchestrator.recruiting.values import Answered
 from skills.question import Question
 from workers.messages import ChatMessage

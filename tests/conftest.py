@@ -13,9 +13,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from orchestrator import database
-from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
+from orchestrator.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from tests import stack as stack_module
 
 TEMPLATE = "muster_template"

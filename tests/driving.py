@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import broker, database
-from orchestrator.dispatcher import Dispatcher
+from orchestrator import broker
+from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.runs.stager import Stager
 from orchestrator.settings import Settings
-from orchestrator.stager import Stager
+from orchestrator.storage import database
 from tests.seeds import WordEmbedder
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sqlmodel import Session
 
-from orchestrator import experts, pool, question_sets
-from orchestrator.definition import Definition
-from orchestrator.pool import Pool
-from orchestrator.question_sets import TextEmbedder
-from orchestrator.tables import ExpertRow, ProfileRow, QuestionSetRow
+from orchestrator.pool import experts, pool, question_sets
+from orchestrator.pool.definition import Definition
+from orchestrator.pool.pool import Pool
+from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.storage.tables import ExpertRow, ProfileRow, QuestionSetRow
 from skills.evidence import Floats
 from skills.question import Question
 

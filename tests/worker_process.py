@@ -12,7 +12,8 @@ from typing import Any, Self
 import celery
 import redis
 
-from orchestrator import broker, child
+from orchestrator import broker
+from orchestrator.local import child
 from orchestrator.settings import Settings
 from tests.waiting import until
 from workers import messages

@@ -11,11 +11,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from api.errors import ApiError
 from api.report_text import markdown
 from api.state import GatewayDep, SettingsDep
-from orchestrator import files, pool, question_sets, report, runs
-from orchestrator.gateway import Gateway
-from orchestrator.query import K_MAX, ExpertName
+from orchestrator.online.gateway import Gateway
+from orchestrator.online.query import K_MAX, ExpertName
+from orchestrator.pool import pool, question_sets
+from orchestrator.runs import report, runs
 from orchestrator.settings import Settings
-from orchestrator.tables import RunRow
+from orchestrator.storage import files
+from orchestrator.storage.tables import RunRow
 from skills.question import Question
 
 router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"])

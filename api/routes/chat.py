@@ -16,9 +16,9 @@ from api.chat_request import POOL, ChatRequest
 from api.chat_response import Chunks, completion
 from api.errors import ApiError
 from api.state import GatewayDep
-from orchestrator import experts
-from orchestrator.gateway import Gateway
-from orchestrator.query import Answer, Event, Query
+from orchestrator.online.gateway import Gateway
+from orchestrator.online.query import Answer, Event, Query
+from orchestrator.pool import experts
 
 router = APIRouter(tags=["chat"])
 

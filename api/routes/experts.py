@@ -6,7 +6,8 @@ from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.state import GatewayDep, SettingsDep
-from orchestrator import catalogue, definition, experts, question_sets, registration, runs
+from orchestrator.pool import catalogue, definition, experts, question_sets, registration
+from orchestrator.runs import runs
 
 router = APIRouter(prefix="/v1/experts", tags=["experts"])
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.errors import ApiError
 from api.state import GatewayDep
-from orchestrator import queries
+from orchestrator.online import queries
 
 router = APIRouter(tags=["chat"])
 

@@ -7,8 +7,8 @@ from starlette.responses import FileResponse
 
 from api.errors import ApiError
 from api.state import GatewayDep, SettingsDep
-from orchestrator import files
-from orchestrator.tables import FileRow
+from orchestrator.storage import files
+from orchestrator.storage.tables import FileRow
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 Json = dict[str, Any]

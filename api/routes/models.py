@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from api.chat_request import POOL
 from api.errors import ApiError
 from api.state import GatewayDep
-from orchestrator import experts
-from orchestrator.tables import ExpertRow
+from orchestrator.pool import experts
+from orchestrator.storage.tables import ExpertRow
 
 router = APIRouter(tags=["models"])
 POOL_SINCE = 1735689600

@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 from api.errors import ApiError
 from api.state import GatewayDep
-from orchestrator import catalogue, question_sets
-from orchestrator.gateway import Gateway
+from orchestrator.online.gateway import Gateway
+from orchestrator.pool import catalogue, question_sets
 from skills.question import Question
 
 router = APIRouter(prefix="/v1/question-sets", tags=["skills"])

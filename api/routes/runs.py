@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api.state import GatewayDep
-from orchestrator import events, runs
-from orchestrator.gateway import Gateway
+from orchestrator.online.gateway import Gateway
+from orchestrator.runs import events, runs
 
 router = APIRouter(prefix="/v1/runs", tags=["benchmarks"])
 POLL_S = 0.5

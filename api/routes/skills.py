@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from api.state import GatewayDep, SettingsDep
-from orchestrator import catalogue
+from orchestrator.pool import catalogue
 
 router = APIRouter(tags=["skills"])
 

@@ -5,8 +5,8 @@ import sys
 import pydantic
 
 from orchestrator.cli.app import app
+from orchestrator.cli.client import ApiError
 from orchestrator.cli.output import fail
-from orchestrator.client import ApiError
 
 if __name__ == "__main__":
     try:

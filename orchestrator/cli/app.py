@@ -42,7 +42,7 @@ def up(
 ) -> None:
     """Start everything on this machine and keep it running until Ctrl-C."""
     # Imported here: no other command should wait for a database driver.
-    from orchestrator.up import up as start
+    from orchestrator.local.up import up as start
 
     settings = _settings(port=port, host=host, data_dir=data_dir, experts_file=experts_file)
     wanted = None if not device else tuple(name for name in device if name != "none")
@@ -58,7 +58,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what this machine lacks to run Muster, and how to mend it."""
-    from orchestrator import doctor as examination
+    from orchestrator.local import doctor as examination
 
     settings = _settings(port=port, host=host, data_dir=data_dir, experts_file=experts_file)
     findings = examination.examine(settings)

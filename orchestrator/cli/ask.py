@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import transcript
+from orchestrator.cli import transcript
+from orchestrator.cli.client import Client
 from orchestrator.cli.output import AsJson, Url, console, fail, print_json
-from orchestrator.client import Client
 from orchestrator.settings import Settings
 
 

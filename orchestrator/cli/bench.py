@@ -8,8 +8,8 @@ import typer
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from orchestrator.cli.client import Client
 from orchestrator.cli.output import AsJson, Url, console, fail, print_json
-from orchestrator.client import Client
 from orchestrator.settings import Settings
 
 POLL_S = 0.5

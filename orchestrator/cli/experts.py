@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestrator.cli.client import Client
 from orchestrator.cli.output import AsJson, Url, console, fail, print_json, table
-from orchestrator.client import Client
 from orchestrator.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="List, add, remove and profile experts.")

@@ -32,8 +32,9 @@ def replay(
 ) -> None:
     """Answer a recorded benchmark and report how right that was, beside its baselines."""
     # Imported here: no other command should wait for a data frame library.
-    from orchestrator import annotation, embedding_cache, recorded, recruiting
-    from orchestrator import replay as replaying
+    from orchestrator import annotation, recruiting
+    from orchestrator.replay import embedding_cache, recorded
+    from orchestrator.replay import replay as replaying
     from skills.embed import EmbedderMissing
 
     if (k is None) == (calls is None):
@@ -79,8 +80,8 @@ def replay(
 def _report(
     material: Any, outcome: Any, *, pool: str, k: int | None, calls: float | None, seed: int, read_s: float
 ) -> dict[str, Any]:
-    from orchestrator import replay as replaying
-    from orchestrator import replay_report
+    from orchestrator.replay import replay as replaying
+    from orchestrator.replay import report as replay_report
 
     size = k if k is not None else max(1, int(calls or 1))
     head = {"strategy": outcome.strategy, "k": k, "calls": calls, "pool": pool, "seed": seed}
@@ -104,8 +105,8 @@ def _report(
 
 def _draw(material: Any, path: Path, report: dict[str, Any], *, pool: str, seed: int) -> list[dict[str, Any]]:
     """Both ways to spend calls, at several means."""
-    from orchestrator import curve as picture
-    from orchestrator import replay as replaying
+    from orchestrator.replay import curve as picture
+    from orchestrator.replay import replay as replaying
 
     experts = len(material.evidence.experts)
     points: list[dict[str, Any]] = []

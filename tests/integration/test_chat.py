@@ -13,8 +13,9 @@ import openai
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import database, experts
+from orchestrator.pool import experts
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from tests import seeds
 from tests.driving import Driver
 from tests.serving import served

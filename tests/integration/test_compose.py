@@ -17,7 +17,7 @@ import pytest
 import redis
 import yaml
 
-from orchestrator import child, embedded
+from orchestrator.local import child, embedded
 from orchestrator.settings import PROJECT_DIR
 from tests.stack import STUB_EXPERTS, WEIGHTS, free_port
 from tests.waiting import until

@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import SQLModel, select
 
-from orchestrator import database
 from orchestrator.settings import Settings
-from orchestrator.tables import RunRow
+from orchestrator.storage import database
+from orchestrator.storage.tables import RunRow
 
 
 def test_metadata_and_migrations_agree(engine: sa.Engine) -> None:

@@ -9,7 +9,8 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from orchestrator import pool, runs
+from orchestrator.pool import pool
+from orchestrator.runs import runs
 from orchestrator.settings import Settings
 from tests import seeds
 from tests.driving import Driver

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 import redis
 
-from orchestrator import embedded
-from orchestrator.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
+from orchestrator.local import embedded
+from orchestrator.local.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from tests.waiting import until
 
 
@@ -142,7 +142,7 @@ def test_both_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from orchestrator.embedded import EmbeddedPostgres, EmbeddedValkey
+        from orchestrator.local.embedded import EmbeddedPostgres, EmbeddedValkey
         folder = Path(sys.argv[1])
         servers = EmbeddedPostgres(folder / "postgres"), EmbeddedValkey(folder / "valkey")
         [server.start() for server in servers]

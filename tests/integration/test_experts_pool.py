@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import database, definition, experts, experts_file, pool, question_sets
-from orchestrator.experts_file import ABSENT
-from orchestrator.pool_cache import PoolCache
-from orchestrator.tables import ProfileRow
+from orchestrator.pool import definition, experts, experts_file, pool, question_sets
+from orchestrator.pool.cache import PoolCache
+from orchestrator.pool.experts_file import ABSENT
+from orchestrator.storage import database
+from orchestrator.storage.tables import ProfileRow
 from tests import seeds
 
 ONE = '[[expert]]\nname = "one"\nmodel = "stub:a"\n'

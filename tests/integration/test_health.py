@@ -6,8 +6,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from orchestrator import database, health
+from orchestrator import health
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from workers.messages import WORKERS_KEY, WorkerState
 
 

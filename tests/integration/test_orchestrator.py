@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import database, runs
+from orchestrator.runs import runs
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from skills.embed import Embedder
 from tests import seeds
 from tests.stack import WEIGHTS

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import events, metrics, recruiting, report, runs
+from orchestrator import metrics, recruiting
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
+from orchestrator.runs import events, report, runs
 from orchestrator.settings import Settings
-from orchestrator.tables import RunRow
+from orchestrator.storage.tables import RunRow
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker

@@ -10,8 +10,8 @@ import schemathesis
 import sqlalchemy as sa
 from schemathesis.core.result import Ok
 
-from orchestrator import database
 from orchestrator.settings import Settings
+from orchestrator.storage import database
 from tests import seeds
 from tests.serving import served
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.services import PythonService
-from orchestrator.supervisor import CannotStart, Kept, lock_data_dir
+from orchestrator.local.services import PythonService
+from orchestrator.local.supervisor import CannotStart, Kept, lock_data_dir
 from tests.stack import is_running
 from tests.waiting import until
 
@@ -89,7 +89,7 @@ def test_a_data_directory_has_one_muster_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_lock_goes_with_a_killed_holder(tmp_path: Path) -> None:
-    code = "import sys, time, pathlib; from orchestrator.supervisor import lock_data_dir\n"
+    code = "import sys, time, pathlib; from orchestrator.local.supervisor import lock_data_dir\n"
     code += "held = lock_data_dir(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

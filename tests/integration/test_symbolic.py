@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator import symbolic
+from orchestrator.answers import symbolic
 
 
 @pytest.fixture(scope="module")

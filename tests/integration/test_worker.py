@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.embedded import EmbeddedValkey
+from orchestrator.local.embedded import EmbeddedValkey
 from tests.waiting import until
 from tests.worker_process import WorkerProcess, chunk, request
 from workers import messages

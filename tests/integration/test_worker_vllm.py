@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.embedded import EmbeddedValkey
+from orchestrator.local.embedded import EmbeddedValkey
 from orchestrator.settings import PROJECT_DIR
 from tests.waiting import until
 from tests.worker_process import WorkerProcess, chunk, request

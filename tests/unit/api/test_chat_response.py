@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from api.chat_response import DONE, Chunks
-from orchestrator.query import Answer, Event, Piece, QueryFailed, Stage, Usage
+from orchestrator.online.query import Answer, Event, Piece, QueryFailed, Stage, Usage
 
 ANSWER = Answer(
     text="Hi.", finish_reason="stop", usage=Usage(prompt_tokens=2, completion_tokens=1), explanation={"skills": []}

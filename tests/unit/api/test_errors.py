@@ -7,8 +7,11 @@ from starlette.testclient import TestClient
 
 from api.app import create_app
 from api.errors import _SHOWN, told
-from orchestrator import experts, files, gateway, question_sets, runs, transport
+from orchestrator.online import gateway, transport
+from orchestrator.pool import experts, question_sets
+from orchestrator.runs import runs
 from orchestrator.settings import Settings
+from orchestrator.storage import files
 
 NOWHERE = Settings(
     database_url="postgresql://nobody@127.0.0.1:1/none",

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from orchestrator import free_text
-from orchestrator.deciding import Annotated, Decision
-from orchestrator.pool import Expert, Pool
-from orchestrator.query import Options, Query
+from orchestrator.online import free_text
+from orchestrator.online.deciding import Annotated, Decision
+from orchestrator.online.query import Options, Query
+from orchestrator.online.transport import Late
+from orchestrator.pool.pool import Expert, Pool
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
-from orchestrator.transport import Late
 from skills.evidence import Evidence
 from workers.messages import ChatMessage, Completion, Delta, Model, Request, Sampling
 

@@ -4,8 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from orchestrator import aggregators, grading, prompts
+from orchestrator import aggregators, prompts
 from orchestrator.aggregators import Merged
+from orchestrator.answers import grading
 from skills.evidence import Evidence
 from skills.question import Question
 

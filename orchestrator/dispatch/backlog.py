@@ -1,0 +1,131 @@
+"""The planner's inputs, read from the database: what waits, what is about to, and what is out at the workers."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from orchestrator.dispatch import chunks
+from orchestrator.residency import Queue
+from orchestrator.runs.pinned import Pinned, Stage
+from workers.messages import Model
+
+RUNS_KEPT = 256
+_WAITING = sa.text(
+    """
+    SELECT model_key, run_id,
+        count(*) FILTER (WHERE losses < :suspect) AS units,
+        count(*) FILTER (WHERE losses >= :suspect) AS suspects,
+        coalesce(sum(tokens) FILTER (WHERE losses < :suspect), 0) AS tokens,
+        extract(epoch FROM now() - min(created_at))::float AS oldest_s
+    FROM unit WHERE state = 'pending' GROUP BY model_key, run_id
+    """
+)
+_UPSTREAM = sa.text(
+    """
+    SELECT run_id, stage, count(*) AS instances, count(*) FILTER (WHERE ready) AS ready
+    FROM instance WHERE stage IN ('annotate', 'recruit', 'generate') GROUP BY run_id, stage
+    """
+)
+_OUT = sa.text(
+    """
+    SELECT worker, model_key, count(*) AS chunks, bool_or(alone) AS alone
+    FROM chunk WHERE state = 'sent' GROUP BY worker, model_key ORDER BY max(id)
+    """
+)
+_PINNED = sa.text("SELECT pinned FROM run WHERE id = :id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What is out at one worker."""
+
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    """Model -> chunks sent and not ended, the latest sent last."""
+    is_alone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """All that waits, at one moment."""
+
+    queues: Mapping[str, Queue]
+    runs: Mapping[str, Mapping[str, int]]
+    """Model -> run -> units waiting, suspects included."""
+    windows: Mapping[str, Window]
+    """Worker -> what is out at it."""
+
+
+class BacklogReader:
+    """Reads backlogs; keeps what runs pinned, which never changes."""
+
+    def __init__(self) -> None:
+        self._pinned: dict[str, Pinned] = {}
+        self.models: dict[str, Model] = {}
+        """Every model that some run seen so far may need."""
+
+    def read(self, session: Session) -> Backlog:
+        """What waits now, and what each model will be needed for soon."""
+        # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
+        upstream, later = self._expected(session)
+        waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
+        units: dict[str, list[Any]] = defaultdict(list)
+        runs: dict[str, dict[str, int]] = defaultdict(dict)
+        for row in waiting:
+            self.pinned(session, row.run_id)
+            units[row.model_key].append(row)
+            runs[row.model_key][row.run_id] = row.units + row.suspects
+        queues = {
+            key: Queue(
+                model_key=key,
+                engine=self.models[key].engine,
+                units=sum(row.units for row in units[key]),
+                suspects=sum(row.suspects for row in units[key]),
+                tokens=sum(row.tokens for row in units[key]),
+                oldest_s=max((row.oldest_s for row in units[key]), default=0.0),
+                upstream=upstream[key],
+                later=later[key],
+            )
+            for key in [*{**units, **upstream, **later}]
+        }
+        return Backlog(queues=queues, runs=runs, windows=_windows(session))
+
+    def pinned(self, session: Session, run_id: str) -> Pinned:
+        """What a run pinned."""
+        if run_id not in self._pinned:
+            found = Pinned.model_validate(session.execute(_PINNED, {"id": run_id}).scalar_one())
+            self._pinned[run_id] = found
+            self.models |= {key: Model.model_validate(model) for key, model in found.models.items()}
+            while len(self._pinned) > RUNS_KEPT:
+                self._pinned.pop(next(iter(self._pinned)))
+        return self._pinned[run_id]
+
+    def _expected(self, session: Session) -> tuple[dict[str, int], dict[str, int]]:
+        """Per model: instances that may need it as soon as the stager has looked at them; those that may later."""
+        upstream: dict[str, int] = defaultdict(int)
+        later: dict[str, int] = defaultdict(int)
+        for row in session.execute(_UPSTREAM):
+            stages = self.pinned(session, row.run_id).stages
+            soon: dict[str, tuple[Stage, ...]] = {
+                "annotate": ("annotate", "generate"),
+                "recruit": ("generate",),
+                "generate": ("fuse",),
+            }
+            for key in {key for stage in soon[row.stage] for key in stages.get(stage, ())}:
+                upstream[key] += row.ready
+            for key in stages.get("fuse", ()):
+                later[key] += row.instances
+        return upstream, later
+
+
+def _windows(session: Session) -> dict[str, Window]:
+    out: dict[str, dict[str, int]] = defaultdict(dict)
+    alone: set[str] = set()
+    for row in session.execute(_OUT):
+        out[row.worker][row.model_key] = row.chunks
+        if row.alone:
+            alone.add(row.worker)
+    return {worker: Window(chunks=models, is_alone=worker in alone) for worker, models in out.items()}

@@ -1,0 +1,178 @@
+"""Chunks: units on their way to a worker. Made, leased, lost, late, called off. All in the caller's transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from orchestrator.runs import instances
+
+SUSPECT_LOSSES = 2
+"""A unit whose worker was lost so often runs alone from then on."""
+
+_UNIT_PREFIX = "unit-"
+_CREATE = sa.text(
+    """
+    WITH picked AS (
+        SELECT id FROM unit
+        WHERE state = 'pending' AND model_key = :model_key AND run_id = :run_id
+          AND (losses >= :suspect) = :alone
+        ORDER BY id LIMIT :size FOR UPDATE SKIP LOCKED
+    ), made AS (
+        INSERT INTO chunk (run_id, worker, model_key, state, units, alone, lease_until)
+        SELECT :run_id, :worker, :model_key, 'sent', count(*), :alone, now() + make_interval(secs => :lease_s)
+        FROM picked HAVING count(*) > 0
+        RETURNING id
+    )
+    UPDATE unit SET state = 'sent', chunk_id = made.id
+    FROM picked, made WHERE unit.id = picked.id
+    RETURNING unit.id, unit.chunk_id, unit.request
+    """
+)
+_RENEW = sa.text(
+    """
+    UPDATE chunk SET lease_until = now() + make_interval(secs => :lease_s), held = true
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'
+    """
+)
+_END = sa.text(
+    "UPDATE chunk SET state = 'ended' WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'"
+    " RETURNING id"
+)
+_OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
+_TOO_LONG = sa.text(
+    "SELECT id FROM chunk WHERE state = 'sent' AND held AND sent_at < now() - make_interval(secs => :late_s)"
+)
+_UNITS_OUT = sa.text("SELECT id, instance_id FROM unit WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'")
+_MARK = sa.text("UPDATE chunk SET state = :state WHERE id = ANY(CAST(:ids AS bigint[]))")
+_GIVE_BACK = sa.text(
+    """
+    UPDATE unit SET
+        losses = losses + :loss,
+        attempts = attempts + :attempt,
+        state = CASE WHEN attempts + :attempt >= :max_attempts THEN 'failed' ELSE 'pending' END,
+        completion = CASE WHEN attempts + :attempt >= :max_attempts THEN CAST(:poison AS jsonb) END,
+        ended_at = CASE WHEN attempts + :attempt >= :max_attempts THEN now() END,
+        chunk_id = NULL
+    WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'
+    """
+)
+_FAIL_OUT = sa.text(
+    """
+    UPDATE unit SET state = 'failed', completion = CAST(:completion AS jsonb), ended_at = now()
+    WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'
+    """
+)
+_POISON = (
+    '{"finish_reason": "error", "fault": "request",'
+    ' "error": "the worker died each time it ran this alone: it is set aside"}'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewChunk:
+    """A chunk that is committed to be sent: its id, and `Request`s as JSON."""
+
+    id: int
+    run_id: str
+    requests: tuple[dict[str, Any], ...]
+
+
+def request_id(unit_id: int) -> str:
+    """How a unit is called in requests and completions."""
+    return f"{_UNIT_PREFIX}{unit_id}"
+
+
+def unit_id(request_id: str) -> int | None:
+    """The unit that a request id names; None if it names none."""
+    digits = request_id.removeprefix(_UNIT_PREFIX)
+    return int(digits) if digits.isdecimal() and digits != request_id else None
+
+
+def create(
+    session: Session, *, run_id: str, model_key: str, worker: str, size: int, lease_s: float, alone: bool = False
+) -> NewChunk | None:
+    """Take the oldest waiting units of a run and model into a new chunk; None if there are none."""
+    rows = session.execute(
+        _CREATE,
+        {
+            "run_id": run_id,
+            "model_key": model_key,
+            "worker": worker,
+            "size": 1 if alone else size,
+            "lease_s": lease_s,
+            "alone": alone,
+            "suspect": SUSPECT_LOSSES,
+        },
+    ).all()
+    if not rows:
+        return None
+    requests = tuple({**row.request, "id": request_id(row.id)} for row in sorted(rows, key=lambda row: row.id))
+    return NewChunk(id=rows[0].chunk_id, run_id=run_id, requests=requests)
+
+
+def renew(session: Session, ids: Sequence[int], *, worker: str, lease_s: float) -> None:
+    """Extend the leases of chunks that a worker holds, by the database's clock."""
+    if ids:
+        session.execute(_RENEW, {"ids": list(ids), "worker": worker, "lease_s": lease_s})
+
+
+def end(session: Session, ids: Sequence[int], *, worker: str, max_attempts: int) -> None:
+    """Close chunks that a worker is done with. Units it gave no completion for wait again."""
+    if not ids:
+        return
+    ended = [row.id for row in session.execute(_END, {"ids": list(ids), "worker": worker})]
+    if ended:
+        _give_back(session, ended, state="ended", max_attempts=max_attempts)
+
+
+def reap(session: Session, *, max_attempts: int) -> list[int]:
+    """Give up chunks whose lease has passed: their units wait again, under the next fence. Returns the chunks.
+
+    A chunk that no progress ever mentioned was lost as a message, which says nothing about its units. A loss
+    counts against units whose worker held them; only a loss while alone costs an attempt.
+    """
+    overdue = session.execute(_OVERDUE).all()
+    lost = [row.id for row in overdue if not row.held]
+    held = [row.id for row in overdue if row.held and not row.alone]
+    alone = [row.id for row in overdue if row.held and row.alone]
+    for ids, loss, attempt in ((lost, 0, 0), (held, 1, 0), (alone, 1, 1)):
+        if ids:
+            _give_back(session, ids, state="lost", max_attempts=max_attempts, loss=loss, attempt=attempt)
+    return [row.id for row in overdue]
+
+
+def fail_late(session: Session, *, late_s: float) -> list[int]:
+    """Fail the units of chunks that a worker has held for longer than `late_s`; returns those units.
+
+    Their instances go on without them.
+    """
+    ids = [row.id for row in session.execute(_TOO_LONG, {"late_s": late_s})]
+    if not ids:
+        return []
+    units = session.execute(_UNITS_OUT, {"ids": ids}).all()
+    owners = sorted({row.instance_id for row in units})
+    instances.lock(session, owners)
+    reason = f'{{"finish_reason": "late", "error": "no answer within {late_s:g} s"}}'
+    session.execute(_FAIL_OUT, {"ids": ids, "completion": reason})
+    session.execute(_MARK, {"ids": ids, "state": "ended"})
+    instances.wake(session, owners)
+    return [row.id for row in units]
+
+
+def _give_back(
+    session: Session, ids: list[int], *, state: str, max_attempts: int, loss: int = 0, attempt: int = 0
+) -> None:
+    owners = sorted({row.instance_id for row in session.execute(_UNITS_OUT, {"ids": ids})})
+    session.execute(_MARK, {"ids": ids, "state": state})
+    if not owners:
+        return
+    instances.lock(session, owners)
+    session.execute(
+        _GIVE_BACK,
+        {"ids": ids, "loss": loss, "attempt": attempt, "max_attempts": max_attempts, "poison": _POISON},
+    )
+    if attempt:
+        instances.wake(session, owners)

@@ -1,0 +1,295 @@
+"""The dispatcher: commits what workers report, takes back what was lost, plans, and sends chunks.
+
+It alone changes the state of units that exist. Messages are sent after the commit; one that gets lost is made
+good by its chunk's lease.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import celery
+import kombu.exceptions
+import pydantic
+import redis
+import sqlalchemy as sa
+import structlog
+
+from orchestrator import broker, residency
+from orchestrator.dispatch import chunks, progress
+from orchestrator.dispatch.backlog import Backlog, BacklogReader, Window
+from orchestrator.dispatch.demands import Demands
+from orchestrator.runs import cancelling
+from orchestrator.settings import Settings
+from orchestrator.storage import database
+from workers.messages import (
+    BULK_TASK,
+    LOAD_TASK,
+    PROGRESS_STREAM,
+    WORKER_STALE_S,
+    Load,
+    Model,
+    Progress,
+    WorkerState,
+    bulk_queue,
+    online_queue,
+)
+
+MESSAGES = 64
+"""Progress messages read at once."""
+PLAN_S = 0.5
+"""How often to plan when nothing was heard: the stager may have made units."""
+PLAN_SOON_S = 0.1
+"""How often to plan at most: it counts everything that waits."""
+ANNOUNCE_S = 1.0
+REAP_S = 1.0
+LATE_S = 5.0
+TRIM_S = 10.0
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """A worker as last heard of. `at_ms` and all like it: Redis's own clock, so that no other clock matters."""
+
+    state: WorkerState
+    at_ms: int
+    busy_at: float
+    online_at: float | None = None
+
+
+class Every:
+    """True at most once per interval."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._interval_s
+        return True
+
+
+class Dispatcher:
+    """`step()` over and over, by one thread of the one orchestrator process."""
+
+    def __init__(self, *, engine: sa.Engine, client: redis.Redis, sender: celery.Celery, settings: Settings) -> None:
+        self._engine = engine
+        self._redis = client
+        self._sender = sender
+        self._settings = settings
+        self._position: str | None = None
+        self._backlogs = BacklogReader()
+        self._demands = Demands(client)
+        self._workers: dict[str, _Seen] = {}
+        self._served: dict[str, int] = defaultdict(int)
+        self._late: dict[int, float] = {}
+        self._has_news = True
+        self._planned_at = 0.0
+        self._turns: dict[Callable[[], None], Every] = {
+            self._end_cancelled: Every(ANNOUNCE_S),
+            self._reap: Every(REAP_S),
+            self._fail_late: Every(LATE_S),
+            self._trim: Every(TRIM_S),
+        }
+
+    def step(self, *, block_s: float = 0.1) -> None:
+        """One turn. Waits up to `block_s` for news. Raises what the database and Redis raise: call it again."""
+        is_caught_up = self._commit_progress(block_s)
+        if is_caught_up:  # what is still unread may renew leases
+            for turn, every in self._turns.items():
+                if every.is_due():
+                    turn()
+        if self._is_time_to_plan():
+            self._plan_and_send()
+
+    def forget(self) -> None:
+        """After an error: read the committed position again."""
+        self._position = None
+
+    def workers(self, windows: Mapping[str, Window]) -> list[residency.Worker]:
+        """Workers heard of lately, as the plan sees them; `windows` says what is out at each."""
+        if not self._workers:
+            return []
+        seconds, micros = self._redis.time()
+        oldest_ms = seconds * 1000 + micros // 1000 - int(WORKER_STALE_S * 1000)
+        now = time.monotonic()
+        alive = []
+        for name, seen in self._workers.items():
+            if seen.at_ms < oldest_ms:
+                continue
+            window = windows.get(name, Window())
+            if window.chunks:
+                seen.busy_at = now
+            alive.append(
+                residency.Worker(
+                    name=name,
+                    engines=seen.state.engines,
+                    window=min(self._settings.window_chunks, seen.state.bulk_slots),
+                    resident=seen.state.resident,
+                    loading=seen.state.loading or self._demands.loading_at(name),
+                    out=window.chunks,
+                    is_alone=window.is_alone,
+                    is_unbounded=seen.state.device == "none",
+                    is_draining=seen.state.draining,
+                    idle_s=now - seen.busy_at,
+                    online_idle_s=None if seen.online_at is None else now - seen.online_at,
+                )
+            )
+        return alive
+
+    def _commit_progress(self, block_s: float) -> bool:
+        """Commit the messages that wait, one transaction each. False if more may wait."""
+        if self._position is None:
+            with database.session(self._engine) as session:
+                self._position = progress.position(session)
+        messages = _messages(
+            self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
+        )
+        for position, fields in messages:
+            self._commit(position, fields)
+            self._position = position
+        return len(messages) < MESSAGES
+
+    def _commit(self, position: str, fields: dict[str, str]) -> None:
+        try:
+            message = Progress.model_validate_json(fields["progress"])
+        except (KeyError, pydantic.ValidationError) as error:
+            log.error("a progress message makes no sense and is left out", position=position, error=str(error)[:500])
+            return
+        with database.session(self._engine) as session:
+            committed = progress.commit(
+                session,
+                message,
+                position=position,
+                lease_s=self._settings.lease_s,
+                max_attempts=self._settings.max_attempts,
+            )
+        if committed.refused:
+            log.info("completions refused", worker=message.state.worker, refused=committed.refused)
+        self._note(message, int(position.partition("-")[0]))
+
+    def _note(self, message: Progress, at_ms: int) -> None:
+        now = time.monotonic()
+        seen = self._workers.get(message.state.worker)
+        if seen is None:
+            seen = self._workers[message.state.worker] = _Seen(state=message.state, at_ms=at_ms, busy_at=now)
+        seen.state, seen.at_ms = message.state, at_ms
+        if message.chunks or message.ended:
+            seen.busy_at = now
+        if message.state.online_running:
+            seen.online_at = now
+        for load in message.loads:
+            log.info(
+                "load", worker=message.state.worker, model=load.model_key, s=round(load.seconds, 1), error=load.error
+            )
+            if load.error is not None:
+                self._demands.failed(load.model_key)
+            elif self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
+                seen.online_at = now
+        self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)
+
+    def _reap(self) -> None:
+        with database.session(self._engine) as session:
+            lost = chunks.reap(session, max_attempts=self._settings.max_attempts)
+        if lost:
+            log.warning("chunks lost: their units wait again", chunks=lost)
+            self._has_news = True
+
+    def _fail_late(self) -> None:
+        with database.session(self._engine) as session:
+            late = chunks.fail_late(session, late_s=self._settings.late_s)
+        now = time.monotonic()
+        self._late = {unit: at for unit, at in self._late.items() if now - at < cancelling.ANNOUNCED_S}
+        self._late |= dict.fromkeys(late, now)
+        if late:
+            log.warning("units took too long: their lines go on without them", units=len(late))
+
+    def _end_cancelled(self) -> None:
+        with database.session(self._engine) as session:
+            for run_id in cancelling.end_runs(session):
+                log.info("run cancelled", run=run_id)
+            recent = cancelling.recent_runs(session)
+        cancelling.announce(self._redis, run_ids=recent, late_units=self._late)
+
+    def _trim(self) -> None:
+        """Drop what is committed from the stream."""
+        if self._position is not None and self._position != "0":
+            self._redis.xtrim(PROGRESS_STREAM, minid=self._position, approximate=True)
+
+    def _is_time_to_plan(self) -> bool:
+        return time.monotonic() - self._planned_at >= (PLAN_SOON_S if self._has_news else PLAN_S)
+
+    def _plan_and_send(self) -> None:
+        self._planned_at = time.monotonic()
+        self._has_news = False
+        with database.session(self._engine) as session:
+            backlog = self._backlogs.read(session)
+        demands = self._demands.waiting()
+        workers = self.workers(backlog.windows)
+        resident = {key for worker in workers for key in worker.resident}
+        self._demands.met(resident & demands.keys())
+        queues = dict(backlog.queues)
+        for key, demand in demands.items():
+            queue = queues.get(key, residency.Queue(model_key=key, engine=demand.model.engine))
+            waited_s = max(0.0, time.time() - demand.since_s)
+            queues[key] = residency.waited_for(queue, demand_s=waited_s)
+        for action in residency.plan(list(queues.values()), workers, chunk_units=self._settings.chunk_units):
+            match action:
+                case residency.Load():
+                    self._load(action, demands[action.model_key].model)
+                case residency.Send():
+                    self._send(action, backlog)
+
+    def _load(self, action: residency.Load, model: Model) -> None:
+        log.info("loading for queries", model=model.source, worker=action.worker)
+        self._demands.sent(action.model_key, action.worker)
+        broker.send(self._sender, LOAD_TASK, online_queue(action.worker), Load(model=model))
+
+    def _send(self, action: residency.Send, backlog: Backlog) -> None:
+        """Make the chunks, commit, and only then send them."""
+        for _ in range(action.chunks):
+            waiting = backlog.runs.get(action.model_key, {})
+            # Runs take turns: who was served least recently comes first.
+            for run_id in sorted(waiting, key=lambda each: (self._served[each], each)):
+                if self._send_chunk(run_id, action):
+                    self._served[run_id] = max(self._served.values()) + 1
+                    break
+            else:
+                return
+
+    def _send_chunk(self, run_id: str, action: residency.Send) -> bool:
+        with database.session(self._engine) as session:
+            chunk = chunks.create(
+                session,
+                run_id=run_id,
+                model_key=action.model_key,
+                worker=action.worker,
+                size=self._settings.chunk_units,
+                lease_s=self._settings.lease_s,
+                alone=action.alone,
+            )
+            model = self._backlogs.pinned(session, run_id).models[action.model_key]
+        if chunk is None:
+            return False
+        message = {"id": chunk.id, "run_id": chunk.run_id, "model": model, "requests": chunk.requests}
+        try:
+            broker.send_json(self._sender, BULK_TASK, bulk_queue(action.worker), message)
+        except kombu.exceptions.OperationalError as error:
+            log.warning("a chunk was not sent; its lease will send it again", chunk=chunk.id, error=str(error))
+        return True
+
+
+def _messages(reply: Any) -> Sequence[tuple[str, dict[str, str]]]:
+    """(position, fields) of an XREAD of one stream, whichever protocol version shaped the reply."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        return [entry for batch in reply.values() for entry in batch[0]]
+    return [entry for _, batch in reply for entry in batch]

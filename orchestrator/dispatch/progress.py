@@ -1,0 +1,132 @@
+"""What a worker's progress message changes: units finished, leases renewed, loads recorded. One transaction each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from orchestrator.dispatch import chunks, quarantine
+from orchestrator.runs import instances
+from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, Progress
+
+FAILED_LOADS_MAX = 3
+"""A model that fails to load so often in a row, for whatever reason, is not tried again."""
+
+_FINISH = sa.text(
+    """
+    UPDATE unit SET
+        attempts = attempts + CASE news.outcome WHEN 'retry' THEN 1 ELSE 0 END,
+        state = CASE
+            WHEN news.outcome = 'done' THEN 'done'
+            WHEN news.outcome = 'failed' THEN 'failed'
+            WHEN news.outcome = 'retry' AND attempts + 1 >= :max_attempts THEN 'failed'
+            ELSE 'pending' END,
+        completion = CASE
+            WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
+            ELSE news.completion END,
+        ended_at = CASE
+            WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
+            ELSE now() END
+    FROM jsonb_to_recordset(CAST(:news AS jsonb)) AS news(id bigint, chunk_id bigint, outcome text, completion jsonb)
+    WHERE unit.id = news.id AND unit.chunk_id = news.chunk_id AND unit.state = 'sent'
+    RETURNING unit.id, unit.instance_id, unit.model_key, news.outcome
+    """
+)
+_LOADED = sa.text(
+    """
+    INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error)
+    VALUES (:worker, :model_key, (SELECT run_id FROM chunk WHERE id = :chunk_id), :seconds, :memory_bytes, :error)
+    """
+)
+_LAST_LOADS = sa.text("SELECT error FROM load WHERE model_key = :model_key ORDER BY id DESC LIMIT :count")
+_SEEN = sa.text(
+    """
+    INSERT INTO worker (name, state, seen_at) VALUES (:name, CAST(:state AS jsonb), now())
+    ON CONFLICT (name) DO UPDATE SET state = excluded.state, seen_at = now()
+    """
+)
+_POSITION = sa.text(
+    """
+    INSERT INTO stream_position (stream, position) VALUES (:stream, :position)
+    ON CONFLICT (stream) DO UPDATE SET position = excluded.position
+    """
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """What came of one message."""
+
+    finished: int = 0
+    """Units that ended, or wait for their next try."""
+    refused: int = 0
+    """Completions under an old fence, or of units that had ended already."""
+    quarantined: tuple[str, ...] = field(default_factory=tuple)
+    """Models that will not be tried again."""
+
+
+def position(session: Session) -> str:
+    """How far the progress stream has been read and committed; "0" at the beginning."""
+    found = session.execute(
+        sa.text("SELECT position FROM stream_position WHERE stream = :stream"), {"stream": PROGRESS_STREAM}
+    ).scalar()
+    return str(found or "0")
+
+
+def commit(session: Session, message: Progress, *, position: str, lease_s: float, max_attempts: int) -> Committed:
+    """Write all that a message says, and the stream's position after it."""
+    worker = message.state.worker
+    faults: dict[str, str] = {}
+    finished = _finish(session, message.finished, max_attempts, faults)
+    for load in message.loads:
+        _record_load(session, worker, load, faults)
+    chunks.renew(session, message.chunks, worker=worker, lease_s=lease_s)
+    chunks.end(session, message.ended, worker=worker, max_attempts=max_attempts)
+    for model_key, reason in faults.items():
+        quarantine.model(session, model_key, reason)
+    session.execute(_SEEN, {"name": worker, "state": message.state.model_dump_json()})
+    session.execute(_POSITION, {"stream": PROGRESS_STREAM, "position": position})
+    return Committed(finished=finished, refused=len(message.finished) - finished, quarantined=tuple(faults))
+
+
+def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, faults: dict[str, str]) -> int:
+    """Commit completions whose fence matches; note models at fault. Returns how many were accepted."""
+    known = [(unit_id, each) for each in finished if (unit_id := chunks.unit_id(each.completion.id)) is not None]
+    if not known:
+        return 0
+    ids = [unit_id for unit_id, _ in known]
+    instances.lock_of_units(session, ids)
+    news = ",".join(_news(unit_id, each) for unit_id, each in known)
+    rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
+    reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
+    for row in rows:
+        if row.id in reasons:
+            faults.setdefault(row.model_key, reasons[row.id] or "the model cannot be loaded")
+    instances.wake(session, sorted({row.instance_id for row in rows}))
+    return len(rows)
+
+
+def _outcome(completion: Completion) -> str:
+    """done, failed (for good), retry (costs an attempt) or again (costs none)."""
+    if completion.fault in ("request", "model"):
+        return "failed"
+    if completion.fault == "engine" or completion.finish_reason == "error" or completion.error:
+        return "retry"
+    return "again" if completion.finish_reason == "abort" else "done"
+
+
+def _news(unit_id: int, finished: Finished) -> str:
+    """As JSON; the completion without its id, and without the NUL character, which JSONB refuses."""
+    completion = finished.completion.model_dump_json(exclude={"id"}).replace("\\u0000", "")
+    outcome = _outcome(finished.completion)
+    return f'{{"id":{unit_id},"chunk_id":{finished.chunk_id},"outcome":"{outcome}","completion":{completion}}}'
+
+
+def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[str, str]) -> None:
+    session.execute(_LOADED, {"worker": worker, **load.model_dump()})
+    if load.error is None:
+        return
+    errors = session.scalars(_LAST_LOADS, params={"model_key": load.model_key, "count": FAILED_LOADS_MAX}).all()
+    if len(errors) == FAILED_LOADS_MAX and all(errors):
+        faults.setdefault(load.model_key, f"loading failed {FAILED_LOADS_MAX} times in a row: {load.error}")

@@ -1,0 +1,35 @@
+"""Setting aside a model that cannot be loaded, and with it the experts that need it and the units that wait for it."""
+
+import sqlalchemy as sa
+import structlog
+from sqlmodel import Session
+
+from orchestrator.pool import experts
+from orchestrator.runs import instances
+from orchestrator.storage import database
+
+log = structlog.get_logger()
+
+_WAITING = sa.text("SELECT DISTINCT instance_id FROM unit WHERE state = 'pending' AND model_key = :model_key")
+_FAIL = sa.text(
+    """
+    UPDATE unit SET state = 'failed', completion = CAST(:completion AS jsonb), ended_at = now()
+    WHERE state = 'pending' AND model_key = :model_key
+    """
+)
+
+
+def model(session: Session, model_key: str, reason: str) -> None:
+    """Quarantine every current expert on this model and fail what waits for it: runs go on without it."""
+    names = []
+    for row in experts.current(session):
+        if row.model_key == model_key and row.state != "quarantined":
+            experts.move(row, "quarantined", reason)
+            session.add(row)
+            names.append(row.name)
+    owners = sorted(session.scalars(_WAITING, params={"model_key": model_key}).all())
+    instances.lock(session, owners)
+    completion = {"finish_reason": "error", "fault": "model", "error": reason}
+    session.execute(_FAIL, {"model_key": model_key, "completion": database.dump_json(completion)})
+    instances.wake(session, owners)
+    log.error("model set aside", model=model_key, experts=names, reason=reason)

@@ -1,0 +1,1 @@
+"""`muster up`: a whole Muster on one machine."""

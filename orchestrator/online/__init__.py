@@ -1,0 +1,1 @@
+"""One query, answered while the client waits."""

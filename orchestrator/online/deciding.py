@@ -1,0 +1,244 @@
+"""Whom to ask: from a query to a recruitment. What `/v1/route` answers, and what chat goes on with."""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+from sqlmodel import Session
+
+from orchestrator import annotation, recruiting
+from orchestrator.online import transport
+from orchestrator.online.query import Query, QueryRefused, Usage
+from orchestrator.online.transport import Transport
+from orchestrator.pool import experts
+from orchestrator.pool.cache import PoolCache
+from orchestrator.pool.pool import Expert, Pool
+from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.recruiting.values import Ask, NoExperts, Recruiter, Recruitment
+from orchestrator.settings import Settings
+from skills import annotate
+from skills.question import Question
+from workers.messages import ChatMessage, Completion, Request, Sampling
+
+CHARS_PER_TOKEN_MAX = 8
+"""Running text has 3 to 5 characters a token in every tokenizer in use."""
+ANNOTATION_SHARE = 0.4
+"""Of the time left, annotation by LLM may take so much; then the embedding has to do."""
+ANNOTATION_SAMPLING = Sampling(temperature=0.7, max_tokens=64)
+"""The paper's temperature; five skills fit in far fewer tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """The skills a question needs, as named; how, and what it cost."""
+
+    skills: tuple[str, ...] = ()
+    method: annotation.Method = "embedding"
+    note: str = ""
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Who was recruited for a query, and all that it was decided on."""
+
+    pool: Pool
+    recruiter: Recruiter
+    recruitment: Recruitment
+    ask: Ask
+    annotated: Annotated
+    seed: int
+    calls: int
+    """Generations that may be spent in all, the aggregator's included."""
+    annotate_s: float
+    recruit_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The decision with its reasons, as clients and the database get it."""
+        names = [recruit.expert for recruit in self.recruitment.recruits]
+        return {
+            "strategy": self.recruitment.strategy,
+            "annotation": self.annotated.method,
+            "skills": [
+                {"skill": match.skill, "similarity": round(match.similarity, 4), "keyword": match.keyword}
+                for match in self.recruitment.skills
+            ],
+            "recruits": [
+                {
+                    "expert": recruit.expert,
+                    "suitability": round(recruit.suitability, 4),
+                    "weight": round(recruit.weight, 4),
+                    "probability": None if recruit.probability is None else round(recruit.probability, 4),
+                    "uncertainty": None if recruit.uncertainty is None else round(recruit.uncertainty, 4),
+                    "why": recruit.why,
+                }
+                for recruit in self.recruitment.recruits
+            ],
+            "off_domain": self.recruitment.off_domain,
+            "note": "; ".join(filter(None, (self.annotated.note, self.recruitment.note))),
+            "seed": self.seed,
+            "versions": {
+                "pool": self.pool.version,
+                "question_set": f"{self.pool.question_set}@{self.pool.question_set_version}",
+                "experts": {name: self.pool.experts[name].version for name in names},
+                "profiles": {name: self.pool.profile_versions[name] for name in names},
+            },
+        }
+
+
+def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
+    """Raise `QueryRefused` for a conversation that fits no candidate's context, whatever its tokenizer.
+
+    Only what is sure to be too long: on the border the engine, which can count, decides.
+    """
+    chars = sum(len(turn.content) for turn in query.conversation)
+    longest = max((expert.model.context_tokens for expert in candidates), default=0)
+    if chars > longest * CHARS_PER_TOKEN_MAX:
+        raise QueryRefused(
+            f"the messages have {chars} characters; the longest context here is {longest} tokens",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+class NobodyLive(NoExperts):
+    """No expert is live yet; says what the others are."""
+
+    def __init__(self, states: Counter[str]) -> None:
+        others = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        super().__init__(
+            f"no expert is live ({others}); GET /v1/experts shows how far they are"
+            if others
+            else "the pool is empty: add an expert to experts.toml or POST one to /v1/experts"
+        )
+
+
+class Decider:
+    """Decides for queries on the pool as it is now."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        open_session: Callable[[], AbstractContextManager[Session]],
+        load_embedder: Callable[[], TextEmbedder],
+        transport: Transport,
+    ) -> None:
+        self._settings = settings
+        self._open_session = open_session
+        self._load_embedder = load_embedder
+        self._transport = transport
+        self._pools = PoolCache()
+
+    async def decide(self, query: Query, *, deadline_s: float) -> Decision:
+        """Annotate and recruit. `deadline_s`: Unix time.
+
+        Raises `QueryRefused`, `experts.UnknownExpert`, `experts.ExpertNotLive` or `NobodyLive`.
+        """
+        pool, recruiter = await anyio.to_thread.run_sync(self._prepare, query)
+        k, calls = _k_and_calls(query, pool, self._settings.k)
+        begun = time.monotonic()
+        annotated = await self._annotate(query, pool, deadline_s)
+        annotate_s = time.monotonic() - begun
+        seed = query.options.seed if query.options.seed is not None else _seed(query.question)
+
+        def recruit() -> tuple[Ask, Recruitment]:
+            ask = annotation.ask(query.question, annotated.skills, self._load_embedder())
+            (recruitment,) = recruiter.recruit([ask], k=k, seeds=[seed], experts=query.options.experts)
+            if not recruitment.skills:  # a strategy that recruits by other means
+                recruitment = dataclasses.replace(recruitment, skills=self._pools.needs(pool).of(ask))
+            return ask, recruitment
+
+        begun = time.monotonic()
+        ask, recruitment = await anyio.to_thread.run_sync(recruit)
+        return Decision(
+            pool=pool,
+            recruiter=recruiter,
+            recruitment=recruitment,
+            ask=ask,
+            annotated=annotated,
+            seed=seed,
+            calls=calls,
+            annotate_s=annotate_s,
+            recruit_s=time.monotonic() - begun,
+        )
+
+    def _prepare(self, query: Query) -> tuple[Pool, Recruiter]:
+        """The pool, checked against what the query asks of it."""
+        strategy = query.options.strategy or self._settings.strategy
+        if strategy not in recruiting.STRATEGIES:
+            known = ", ".join(sorted(recruiting.STRATEGIES))
+            raise QueryRefused(f"there is no strategy {strategy!r}; there are {known}", param="muster.strategy")
+        with self._open_session() as session:
+            pool = self._pools.current(session, question_set=self._settings.question_set)
+            for name in (*(query.options.experts or ()), *filter(None, (query.options.aggregator,))):
+                if name not in pool.experts:
+                    row = experts.get(session, name)
+                    raise experts.ExpertNotLive(name, row.state, row.reason)
+            if not pool.experts:
+                raise NobodyLive(Counter(row.state for row in experts.current(session)))
+        refuse_too_long(query, [pool.experts[name] for name in query.options.experts or pool.experts])
+        return pool, self._pools.recruiter(pool, strategy)
+
+    async def _annotate(self, query: Query, pool: Pool, deadline_s: float) -> Annotated:
+        if annotation.method_for(query.options.strategy, self._settings) == "embedding":
+            return Annotated()
+        now = time.time()
+        until = now + ANNOTATION_SHARE * max(0.0, deadline_s - now)
+        annotator = most_competent(pool)
+        samples = await asyncio.gather(
+            *(self._sample(query, annotator, number, until) for number in range(annotate.SAMPLES))
+        )
+        completions = [sample for sample in samples if sample is not None]
+        usage = Usage.of(*completions)
+        skills = tuple(annotate.vote([annotate.parse(completion.text) for completion in completions]))
+        if not skills:
+            return Annotated(note=annotation.NONE_SURVIVED, usage=usage)
+        return Annotated(skills=skills, method="llm", usage=usage)
+
+    async def _sample(self, query: Query, annotator: Expert, number: int, deadline_s: float) -> Completion | None:
+        """One sample of the skills; None if it failed or is late: the votes of the others count."""
+        request = Request(
+            id=f"{query.id}.annotate.{number}",
+            messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
+            sampling=ANNOTATION_SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
+        )
+        stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)
+        async with contextlib.aclosing(stream) as deltas:
+            try:
+                completion = await transport.completed(deltas)
+            except (transport.Late, transport.WorkerLost, transport.NoWorker):
+                return None
+        return None if completion.error else completion
+
+
+def most_competent(pool: Pool) -> Expert:
+    """The expert that got most of the question set right: who annotates, too."""
+    right = [np.nansum(column) / max(1, int(np.sum(~np.isnan(column)))) for column in pool.evidence.correct.T]
+    return pool.experts[pool.evidence.experts[int(np.argmax(right))]]
+
+
+def _k_and_calls(query: Query, pool: Pool, default_k: int) -> tuple[int, int]:
+    """How many to recruit at first, and generations to spend in all. Raises `QueryRefused`."""
+    options = query.options
+    available = len(options.experts or pool.experts)
+    if options.k is not None and options.k > available:
+        which = "are named in muster.experts" if options.experts else "are live"
+        raise QueryRefused(f"k is {options.k}, but only {available} experts {which}", param="muster.k")
+    wanted = options.k if options.k is not None else min(default_k, available)
+    calls = options.budget.calls if options.budget.calls is not None else (options.k or available) + 1
+    return min(wanted, calls), calls
+
+
+def _seed(question: Question) -> int:
+    """The same question recruits the same experts, in `/v1/route` as in chat."""
+    return int.from_bytes(hashlib.sha256(question.rendered().encode()).digest()[:7], "big")

@@ -1,0 +1,260 @@
+"""The generate stage of a query: k experts at once, and more where the recruiter wants to hear more."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from orchestrator import prompts
+from orchestrator.answers import grading
+from orchestrator.online.deciding import Decision
+from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage
+from orchestrator.online.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
+from orchestrator.online.visible_stream import VisibleStream
+from orchestrator.pool.pool import Expert
+from orchestrator.recruiting.values import Answered, Recruit, Recruitment
+from workers.messages import ChatMessage, Completion, Delta, Request, Sampling
+
+EXPERTS_SHARE = 0.7
+"""Of a query's time, experts may take so much where an aggregator may have to follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """A query on its way: what was decided, and until when somebody waits."""
+
+    query: Query
+    decision: Decision
+    transport: Transport
+    deadline_s: float
+    """Unix time."""
+    begun_s: float = field(default_factory=time.time)
+
+    def expert(self, name: str) -> Expert:
+        return self.decision.pool.experts[name]
+
+    def asked(self, expert: Expert) -> prompts.Asked:
+        """A lone multiple-choice question in its own form; else the conversation as it is."""
+        query = self.query
+        if not query.question.options:
+            return query.conversation
+        if len(query.conversation) == 1:
+            return query.question
+        form = prompts.answer_format(query.question, max_tokens=expert.sampling.max_tokens)
+        last = f"{query.question.rendered()}\n\n{form}"
+        return (*query.conversation[:-1], ChatMessage(role="user", content=last))
+
+    def limited(self, sampling: Sampling) -> Sampling:
+        """A sampling within the query's budget of tokens, shared out evenly beforehand."""
+        tokens = self.query.options.budget.tokens
+        if tokens is None:
+            return sampling
+        share = max(1, tokens // min(self.decision.calls, len(self.decision.recruitment.recruits) + 1))
+        return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, share)})
+
+    @property
+    def is_single(self) -> bool:
+        """One recruit and nothing to merge: its tokens are the answer's, and need not wait."""
+        options = self.query.options
+        only_one = len(self.decision.recruitment.recruits) == 1 and (options.k == 1 or self.decision.calls == 1)
+        return only_one and options.fusion != "aggregate"
+
+    @property
+    def experts_deadline_s(self) -> float:
+        """Earlier than the query's own where an aggregator may have to write after the experts."""
+        if self.is_single or self.query.options.fusion in ("vote", "best_single"):
+            return self.deadline_s
+        return self.begun_s + EXPERTS_SHARE * max(0.0, self.deadline_s - self.begun_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What became of one recruit. A completion that is none has `error` set."""
+
+    recruit: Recruit
+    completion: Completion
+    answered: Answered
+    """As fusion sees it."""
+    seconds: float
+    trouble: Exception | None = None
+    """What the transport met with, if it did."""
+
+    def as_json(self, *, with_text: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "expert": self.recruit.expert,
+            "answer": self.answered.answer,
+            "finish_reason": self.answered.finish_reason,
+            "error": self.completion.error,
+            "seconds": round(self.seconds, 3),
+            "tokens": self.completion.completion_tokens,
+        }
+        return {**found, "text": self.completion.text} if with_text else found
+
+
+class Generation:
+    """Runs the stage; `generated` fills as experts answer, in the order of recruiting once it is over."""
+
+    def __init__(self, asking: Asking) -> None:
+        self._asking = asking
+        self._generated: dict[str, Generated] = {}
+        self.seconds = 0.0
+
+    @property
+    def recruitment(self) -> Recruitment:
+        """The decision, with whoever was recruited after the first answers."""
+        first = self._asking.decision.recruitment
+        known = {recruit.expert for recruit in first.recruits}
+        later = tuple(each.recruit for each in self._generated.values() if each.recruit.expert not in known)
+        return self._asking.decision.recruiter.joined(first, later) if later else first
+
+    @property
+    def generated(self) -> list[Generated]:
+        order = {recruit.expert: place for place, recruit in enumerate(self._asking.decision.recruitment.recruits)}
+        return sorted(self._generated.values(), key=lambda each: order.get(each.recruit.expert, len(order)))
+
+    @property
+    def answered(self) -> list[Answered]:
+        return [each.answered for each in self.generated]
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """A stage event as each expert answers; pieces, too, if it is the only one. Raises if nobody does."""
+        begun = time.monotonic()
+        running = self._single() if self._asking.is_single else self._rounds()
+        async with contextlib.aclosing(running) as events:
+            async for event in events:
+                yield event
+        self.seconds = time.monotonic() - begun
+        self._refuse_if_nobody_answered()
+
+    async def _single(self) -> AsyncGenerator[Event, None]:
+        """The one recruit, streamed as it comes, sampled as the client wished."""
+        (recruit,) = self._asking.decision.recruitment.recruits
+        expert, visible = self._asking.expert(recruit.expert), VisibleStream()
+        sampling = self._asking.query.sampling(self._asking.limited(expert.sampling))
+        async with contextlib.aclosing(self._deltas(recruit, sampling)) as deltas:
+            async for delta in deltas:
+                if shown := visible.feed(delta.text):
+                    yield Piece(text=shown)
+        if not self._generated[recruit.expert].completion.error and (rest := visible.end()):
+            yield Piece(text=rest)
+
+    async def _rounds(self) -> AsyncGenerator[Event, None]:
+        recruits: Sequence[Recruit] = self._asking.decision.recruitment.recruits
+        while recruits:
+            async with contextlib.aclosing(self._round(recruits)) as events:
+                async for event in events:
+                    yield event
+            recruits = await self._more()
+
+    async def _round(self, recruits: Sequence[Recruit]) -> AsyncGenerator[Event, None]:
+        """Ask all at once; an event as each one answers."""
+        tasks = [asyncio.create_task(self._one(recruit)) for recruit in recruits]
+        try:
+            for ended in asyncio.as_completed(tasks):
+                generated = await ended
+                detail = generated.as_json(with_text=self._asking.query.options.explain)
+                yield Stage(stage="answered", detail=detail)
+        finally:
+            for task in tasks:
+                task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _one(self, recruit: Recruit) -> Generated:
+        sampling = self._asking.limited(self._asking.expert(recruit.expert).sampling)
+        async with contextlib.aclosing(self._deltas(recruit, sampling)) as deltas:
+            async for _ in deltas:
+                pass
+        return self._generated[recruit.expert]
+
+    async def _deltas(self, recruit: Recruit, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """One recruit's deltas. Trouble ends them early and is kept, like the completion, in `generated`."""
+        asking, expert = self._asking, self._asking.expert(recruit.expert)
+        request = Request(
+            id=f"{asking.query.id}.{recruit.expert}",
+            messages=prompts.expert_messages(
+                expert.system_prompt, asking.asked(expert), max_tokens=expert.sampling.max_tokens
+            ),
+            sampling=sampling,
+            adapter=expert.adapter,
+        )
+        begun, trouble = time.monotonic(), None
+        completion = failed(request.id, WorkerLost("the answer broke off"))
+        stream = asking.transport.stream(request, expert.model, deadline_s=asking.experts_deadline_s)
+        try:
+            async with contextlib.aclosing(stream) as deltas:
+                async for delta in deltas:
+                    completion = ended(delta.completion) if delta.completion is not None else completion
+                    yield delta
+        except TROUBLE as error:
+            completion, trouble = failed(request.id, error), error
+        seconds = time.monotonic() - begun
+        answered = await anyio.to_thread.run_sync(
+            _read, recruit.expert, completion, asking.query, isinstance(trouble, Late)
+        )
+        self._generated[recruit.expert] = Generated(
+            recruit=recruit, completion=completion, answered=answered, seconds=seconds, trouble=trouble
+        )
+
+    async def _more(self) -> Sequence[Recruit]:
+        """Whom to ask next. A `k` that was asked for is kept to; else the calls are the bound, less an aggregator's.
+
+        To an adaptive recruitment `k` is a mean: only a budget of calls binds it.
+        """
+        asking, decision = self._asking, self._asking.decision
+        options, is_adaptive = asking.query.options, decision.recruitment.mean_calls is not None
+        calls = len(decision.pool.experts) + 1 if is_adaptive and options.budget.calls is None else decision.calls
+        left = calls - len(self._generated) - 1
+        if (options.k is not None and not is_adaptive) or left <= 0 or time.time() >= asking.experts_deadline_s:
+            return ()
+        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, self.recruitment, self.answered)
+        return [recruit for recruit in more if recruit.expert not in self._generated][:left]
+
+    def _refuse_if_nobody_answered(self) -> None:
+        failures = [each for each in self._generated.values() if each.completion.error]
+        if len(failures) < len(self._generated):
+            return
+        errors = {each.recruit.expert: each.completion.error or "" for each in failures}
+        if failures and all(each.completion.fault == "request" for each in failures):
+            raise refused(next(iter(errors.values())))
+        troubles = [each.trouble for each in failures if isinstance(each.trouble, NoWorker | NoBroker)]
+        if troubles and len(troubles) == len(failures):
+            raise troubles[0]
+        reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
+        is_late = all(each.answered.finish_reason == "late" for each in failures)
+        raise QueryFailed(f"no expert answered ({reasons})", errors, late=is_late)
+
+
+def _read(expert: str, completion: Completion, query: Query, late: bool) -> Answered:
+    """A completion as fusion sees it."""
+    if completion.error:
+        return Answered(expert=expert, text="", answer="", finish_reason="late" if late else "error")
+    return Answered(
+        expert=expert,
+        text=completion.text,
+        answer=grading.extract(completion.text, query.question),
+        finish_reason=completion.finish_reason,
+    )
+
+
+def failed(request_id: str, error: Exception) -> Completion:
+    """The completion of a generation that met with trouble."""
+    return Completion(id=request_id, finish_reason="error", error=str(error), fault="engine")
+
+
+def ended(completion: Completion) -> Completion:
+    """The same, with an error to tell if it ended otherwise than by itself or its length."""
+    if completion.error is None and completion.finish_reason in ("abort", "error"):
+        return completion.model_copy(update={"error": "it was stopped before it had answered"})
+    return completion
+
+
+def refused(error: str) -> QueryRefused:
+    """A request that the engine will not take: nearly always one that does not fit the model's context."""
+    too_long = any(word in error.lower() for word in ("context", "too long", "max_model_len", "maximum model length"))
+    return QueryRefused(error, param="messages", code="context_length_exceeded" if too_long else None)

@@ -1,0 +1,1 @@
+"""Recruiting and fusion on recorded answers, with no engine."""

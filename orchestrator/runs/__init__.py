@@ -1,0 +1,1 @@
+"""Runs: submitted, taken from stage to stage, reported."""

@@ -1,0 +1,68 @@
+"""The requests of a run's units, as JSON: `workers.messages.Request` without its id. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import prompts
+from orchestrator.pool.pool import Expert
+from orchestrator.recruiting.values import Answered
+from orchestrator.runs.pinned import seed_for
+from skills import annotate
+from skills.question import Question
+from workers.messages import ChatMessage, Sampling
+
+CHARS_PER_TOKEN = 3
+"""Cautious for English, so that an aggregator's prompt fits its context."""
+ANNOTATION_SAMPLING = Sampling(temperature=0.7, max_tokens=64)
+"""The paper's temperature; five skills fit in far fewer tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request, and the tokens it may take: prompt (estimated) and completion."""
+
+    request: dict[str, Any]
+    tokens: int
+
+
+def expert(of: Expert, question: Question, *, seed: int) -> Asked:
+    """One expert's answer to a question. Its own sampling seed, if it has one, goes before `seed`."""
+    return _asked(
+        of, prompts.expert_messages(of.system_prompt, question, max_tokens=of.sampling.max_tokens), of.sampling, seed
+    )
+
+
+def aggregator(of: Expert, question: Question, answered: Sequence[Answered], *, seed: int) -> Asked:
+    """The merging of experts' answers, cut to fit the aggregator's context."""
+    room = (of.model.context_tokens - of.sampling.max_tokens) * CHARS_PER_TOKEN - len(question.rendered())
+    max_chars = max(1, min(prompts.MAX_FUSED_CHARS, room))
+    messages = prompts.aggregator_messages(
+        question,
+        answered,
+        seed=seed_for(seed, "fence"),
+        max_chars=max_chars,
+        max_tokens=of.sampling.max_tokens,
+    )
+    return _asked(of, messages, of.sampling, seed)
+
+
+def annotator(of: Expert, question: Question, *, seed: int) -> Asked:
+    """One sample of the skills that a question needs."""
+    messages = tuple(ChatMessage.model_validate(message) for message in annotate.messages(question.text))
+    return _asked(of, messages, ANNOTATION_SAMPLING, seed)
+
+
+def _asked(of: Expert, messages: Sequence[ChatMessage], sampling: Sampling, seed: int) -> Asked:
+    plain = {**_plain(sampling), "seed": seed if sampling.seed is None else sampling.seed}
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    chars = sum(len(message.content) for message in messages)
+    return Asked(
+        request={"messages": turns, "sampling": plain, "adapter": of.adapter},
+        tokens=chars // CHARS_PER_TOKEN + sampling.max_tokens,
+    )
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    """Only what differs from the defaults: it is written a hundred thousand times."""
+    return sampling.model_dump(mode="json", exclude_defaults=True)

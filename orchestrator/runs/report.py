@@ -1,0 +1,246 @@
+"""The report of a run: how right it was, beside what, at what cost. Built from the lines, once they have ended."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from orchestrator import baselines, statistics
+from orchestrator.baselines import Judged
+from orchestrator.runs import costs, runs
+from orchestrator.runs.pinned import Pinned, seed_for
+from orchestrator.storage.tables import RunRow
+
+_LINES = sa.text(
+    """
+    SELECT position, question->>'category' AS category, correct, error, answers, fused->>'method' AS method,
+        decision->'recruits'->0->>'expert' AS first, answer
+    FROM instance WHERE run_id = :run AND stage = 'done' ORDER BY position
+    """
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line that is done, as the report needs it."""
+
+    position: int
+    category: str
+    correct: bool
+    answer: str
+    error: str | None
+    method: str
+    first: str
+    """The first recruit."""
+    answers: Mapping[str, Mapping[str, Any]]
+    """Expert -> its judged answer (`staging.benchmark.answer_json`)."""
+
+    def judged(self, expert: str) -> Judged | None:
+        """What an expert answered here; None if it was not asked."""
+        found = self.answers.get(expert)
+        return None if found is None else Judged(answer=found.get("answer") or "", correct=bool(found.get("correct")))
+
+
+def build(session: Session, run_id: str) -> dict[str, Any]:
+    """The report, as JSON. Raises `runs.UnknownRun`. Of a run under way: of the lines that are done."""
+    run = runs.get(session, run_id)
+    pinned = Pinned.model_validate(run.pinned)
+    lines = _lines(session, run_id)
+    report = _head(session, run, pinned, lines) | costs.of(session, run, pinned)
+    if run.kind == "aggregator":
+        return report | {"per_expert": _merging(session, run_id)}
+    report |= {
+        "accuracy": _json(_accuracy(lines)),
+        "per_category": {name: _json(_accuracy(group)) for name, group in _by_category(lines).items()},
+        "per_expert": per_expert(lines),
+    }
+    if run.kind == "benchmark":
+        report |= {
+            "baselines": compare(lines, pinned),
+            "fusion": _fusion(lines, pinned),
+        }
+    return report
+
+
+def compare(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
+    """The run beside its baselines, on the lines that every expert answered.
+
+    The best single expert was chosen on the profiles; the one that turned out best on these very lines is shown
+    beside it, as hindsight.
+    """
+    experts = _pool(pinned)
+    panel = [line for line in lines if experts and all(name in line.answers for name in experts)]
+    judged = [[line.judged(name) or Judged(answer="", correct=False) for name in experts] for line in panel]
+    seeds = [seed_for(pinned.seed, line.position, "random") for line in panel]
+    drawn = [baselines.random_recruits(row, k=pinned.k, seed=seed) for row, seed in zip(judged, seeds, strict=True)]
+    majority = [baselines.plurality(row) for row in judged]
+    found: dict[str, Any] = {
+        "lines": len(panel),
+        "of": len(lines),
+        "experts": len(experts),
+        "extra_calls": pinned.baselines.calls if pinned.baselines else 0,
+        "note": _panel_note(len(panel), len(lines), pinned),
+        "muster": _json(_accuracy(panel)),
+        "best_single": _single(lines, pinned.best_single) | {"chosen_on": "profile"},
+        "random": _json(statistics.bootstrap(drawn, seed=pinned.seed)),
+        "majority_all": _json(statistics.bootstrap(majority, seed=pinned.seed)),
+        "oracle": _json(statistics.wilson(sum(int(baselines.oracle(row)) for row in judged), len(judged))),
+    }
+    if panel:
+        hindsight = max(experts, key=lambda name: sum(_is_right(line, name) for line in panel))
+        found["best_single_hindsight"] = _single(panel, hindsight) | {"chosen_on": "these lines"}
+    found["versus"] = {
+        "best_single": _difference(lines, pinned, lambda line: _credit(line, pinned.best_single)),
+        "random": _json(_paired([line.correct for line in panel], drawn, pinned)),
+        "majority_all": _json(_paired([line.correct for line in panel], majority, pinned)),
+    }
+    return found
+
+
+def per_expert(lines: Sequence[Line]) -> dict[str, Any]:
+    """Every expert's answers: as a recruit, and on all lines it was asked (baselines included)."""
+    asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        for name, answer in line.answers.items():
+            asked[name].append(answer)
+    return {name: _expert(answers) for name, answers in sorted(asked.items())}
+
+
+def _expert(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    recruited = [answer for answer in answers if answer.get("recruited", True)]
+    return {
+        "calls": len(answers),
+        "recruited": len(recruited),
+        "accuracy": _json(_share_right(answers)),
+        "accuracy_when_recruited": _json(_share_right(recruited)),
+        "unreadable": sum(not answer["answer"] and answer["finish_reason"] in ("stop", "length") for answer in answers),
+        "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
+        "failed": sum(answer["finish_reason"] == "error" for answer in answers),
+        "late": sum(answer["finish_reason"] == "late" for answer in answers),
+        "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
+        "completion_tokens": sum(answer["completion_tokens"] for answer in answers),
+    }
+
+
+def _fusion(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
+    """How answers were merged, and whether that beat taking the first recruit's answer alone."""
+    return {
+        "methods": dict(sorted(Counter(line.method for line in lines).items())),
+        "first_recruit": _json(statistics.wilson(sum(_is_right(line, line.first) for line in lines), len(lines))),
+        "gain": _difference(lines, pinned, lambda line: _credit(line, line.first)),
+    }
+
+
+def _head(session: Session, run: RunRow, pinned: Pinned, lines: Sequence[Line]) -> dict[str, Any]:
+    failed = sum(line.error is not None for line in lines)
+    return {
+        "run": run.id,
+        "kind": run.kind,
+        "name": run.name,
+        "lines": {"total": pinned.lines, "done": len(lines), "failed": failed},
+        "settings": pinned.model_dump(
+            mode="json",
+            include={"k", "strategy", "fusion", "annotation", "annotator", "aggregator", "seed", "baselines"},
+        ),
+        "versions": _versions(pinned),
+    }
+
+
+def _versions(pinned: Pinned) -> dict[str, Any]:
+    if pinned.pool is None:
+        return {"expert_id": pinned.expert_id, "question_set_id": pinned.question_set_id}
+    return {
+        "pool": pinned.pool["version"],
+        "experts": pinned.pool["expert_versions"],
+        "profiles": pinned.pool["profiles"],
+        "question_set": f"{pinned.pool['question_set']}@{pinned.pool['question_set_version']}",
+    }
+
+
+def _lines(session: Session, run_id: str) -> list[Line]:
+    return [
+        Line(
+            position=row.position,
+            category=row.category or "",
+            correct=bool(row.correct),
+            answer=row.answer or "",
+            error=row.error,
+            method=row.method or "none",
+            first=row.first or "",
+            answers=row.answers or {},
+        )
+        for row in session.execute(_LINES, {"run": run_id})
+    ]
+
+
+def _merging(session: Session, run_id: str) -> dict[str, Any]:
+    """Of an aggregator test: each expert's score over all areas."""
+    rows = session.execute(
+        sa.text(
+            'SELECT name, "right", tried FROM aggregator_score JOIN expert ON expert.id = expert_id'
+            " WHERE run_id = :run AND category = '' ORDER BY name"
+        ),
+        {"run": run_id},
+    )
+    return {row.name: _json(statistics.wilson(row.right, row.tried)) for row in rows}
+
+
+def _single(lines: Sequence[Line], expert: str | None) -> dict[str, Any]:
+    asked = [line for line in lines if expert in line.answers]
+    estimate = statistics.wilson(sum(_is_right(line, expert) for line in asked), len(asked))
+    return {"expert": expert} | (_json(estimate) or {})
+
+
+def _difference(lines: Sequence[Line], pinned: Pinned, other: Callable[[Line], float | None]) -> Any:
+    """The run's accuracy minus another's, on the lines where the other is known."""
+    pairs = [(line.correct, credit) for line in lines if (credit := other(line)) is not None]
+    return _json(_paired([own for own, _ in pairs], [credit for _, credit in pairs], pinned))
+
+
+def _paired(own: Sequence[bool], other: Sequence[float], pinned: Pinned) -> statistics.Estimate | None:
+    differences = np.asarray(own, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    return statistics.bootstrap(differences, seed=pinned.seed)
+
+
+def _credit(line: Line, expert: str | None) -> float | None:
+    return float(_is_right(line, expert)) if expert in line.answers else None
+
+
+def _is_right(line: Line, expert: str | None) -> bool:
+    judged = line.judged(expert or "")
+    return judged is not None and judged.correct
+
+
+def _accuracy(lines: Sequence[Line]) -> statistics.Estimate | None:
+    return statistics.wilson(sum(line.correct for line in lines), len(lines))
+
+
+def _share_right(answers: Sequence[Mapping[str, Any]]) -> statistics.Estimate | None:
+    return statistics.wilson(sum(bool(answer["correct"]) for answer in answers), len(answers))
+
+
+def _by_category(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        groups[line.category or "(none)"].append(line)
+    return dict(sorted(groups.items()))
+
+
+def _pool(pinned: Pinned) -> list[str]:
+    return sorted(pinned.pool["experts"]) if pinned.pool else []
+
+
+def _panel_note(panel: int, lines: int, pinned: Pinned) -> str:
+    if pinned.baselines is None:
+        return "submitted without baselines: only what the recruits answered is known"
+    if panel < lines:
+        return f"random, majority_all and oracle are taken on {panel} lines, drawn with the run's seed, to bound calls"
+    return "every expert answered every line"
+
+
+def _json(estimate: statistics.Estimate | None) -> Any:
+    return None if estimate is None else estimate.as_json()

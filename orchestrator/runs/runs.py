@@ -1,0 +1,227 @@
+"""Runs: submitting them, reading them, calling them off. What happens in between is the stager's and dispatcher's."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from orchestrator import aggregators
+from orchestrator.pool import question_sets
+from orchestrator.pool.pool import Pool
+from orchestrator.runs import lines, pinning
+from orchestrator.runs.pinned import Pinned
+from orchestrator.runs.pinning import RunRefused
+from orchestrator.settings import Settings
+from orchestrator.storage import database, stored
+from orchestrator.storage.tables import ExpertRow, QuestionSetRow, RunRow
+from skills.question import Question
+
+__all__ = ["RunRefused"]
+
+OPEN_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
+_PREFIXES = {"benchmark": "bench-", "profile": "prof-", "aggregator": "aggr-"}
+
+
+class UnknownRun(LookupError):
+    """There is no run of this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"there is no run {run_id[:80]!r}")
+        self.run_id = run_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How far a run is."""
+
+    total: int
+    done: int
+    """Lines that ended, failed ones included."""
+    failed: int
+    """Lines that ended without any answer."""
+
+
+def submit_benchmark(
+    session: Session,
+    *,
+    settings: Settings,
+    pool: Pool,
+    name: str,
+    questions: Sequence[Question],
+    k: int | None = None,
+    strategy: str | None = None,
+    fusion: str | None = None,
+    annotation: str | None = None,
+    aggregator: str | None = None,
+    seed: int = 0,
+    baselines: bool = True,
+    idempotency_key: str | None = None,
+) -> RunRow:
+    """Write a benchmark and all its lines. What is left out is the service's default.
+
+    `pool` holds the experts to recruit from. `baselines`: also ask every one of them, on all lines or a seeded part
+    of them (`pinned.Baselines`). The same `idempotency_key` gives the run it gave before. Raises `RunRefused`.
+    """
+    if idempotency_key is not None and (present := _by_key(session, idempotency_key)) is not None:
+        return present
+    pinned = pinning.for_benchmark(
+        settings=settings,
+        pool=pool,
+        questions=questions,
+        k=k,
+        strategy=strategy,
+        method=fusion,
+        annotated_by=annotation,
+        aggregator=aggregator,
+        seed=seed,
+        with_baselines=baselines,
+    )
+    run = _insert(session, kind="benchmark", name=name, pinned=pinned, key=idempotency_key)
+    if run is None:  # another request with this key was first
+        assert idempotency_key is not None
+        present = _by_key(session, idempotency_key)
+        assert present is not None
+        return present
+    _insert_instances(session, run.id, questions, stage="annotate")
+    return run
+
+
+def submit_profile(session: Session, *, settings: Settings, expert: ExpertRow, question_set: QuestionSetRow) -> RunRow:
+    """Write a run in which one expert answers a question set. Raises `RunRefused` where the set is empty."""
+    questions = question_sets.labelled(session, question_set).questions
+    pinned = pinning.for_profile(expert=expert, question_set=question_set, questions=questions)
+    run = _insert(session, kind="profile", name=expert.name, pinned=pinned)
+    _insert_instances(session, run.id, questions, stage="recruit")
+    return run
+
+
+def submit_aggregator_test(
+    session: Session, *, pool: Pool, question_set: QuestionSetRow, items: Sequence[aggregators.TestItem], seed: int = 0
+) -> RunRow:
+    """Write a run in which every expert of the pool merges the same prepared completions. Raises `RunRefused`."""
+    pinned = pinning.for_aggregator_test(pool=pool, question_set=question_set, items=items, seed=seed)
+    run = _insert(session, kind="aggregator", name=question_set.name, pinned=pinned)
+    _insert_instances(session, run.id, [item.question for item in items], stage="fuse")
+    return run
+
+
+def get(session: Session, run_id: str) -> RunRow:
+    """Raises `UnknownRun`."""
+    row = session.get(RunRow, run_id)
+    if row is None:
+        raise UnknownRun(run_id)
+    return row
+
+
+def listed(session: Session, *, kind: str | None = None, limit: int = 100) -> list[RunRow]:
+    """Runs, newest first."""
+    query = select(RunRow).order_by(col(RunRow.created_at).desc(), RunRow.id).limit(limit)
+    return list(session.exec(query.where(RunRow.kind == kind) if kind else query))
+
+
+def open_runs(session: Session) -> list[RunRow]:
+    """Runs that the stager has to look after, oldest first."""
+    query = select(RunRow).where(RunRow.status == "in_progress").order_by(col(RunRow.created_at), RunRow.id)
+    return list(session.exec(query))
+
+
+def open_of_kind(session: Session, kind: str) -> list[RunRow]:
+    """Runs of a kind that have not ended, oldest first."""
+    query = select(RunRow).where(RunRow.kind == kind, col(RunRow.status).in_(OPEN_STATUSES))
+    return list(session.exec(query.order_by(col(RunRow.created_at), RunRow.id)))
+
+
+def open_profile(session: Session, expert: ExpertRow) -> RunRow | None:
+    """The profile run of this expert version that has not ended, if any."""
+    return next((run for run in open_of_kind(session, "profile") if run.pinned["expert_id"] == expert.id), None)
+
+
+def cancel(session: Session, run_id: str) -> RunRow:
+    """Ask for a run to end, keeping what is done; the dispatcher does it within a second or two.
+
+    A run that has ended stays as it is. Raises `UnknownRun`.
+    """
+    row = session.exec(select(RunRow).where(RunRow.id == run_id).with_for_update()).first()
+    if row is None:
+        raise UnknownRun(run_id)
+    if row.status in ("validating", "in_progress"):
+        row.status = "cancelling"
+        session.add(row)
+        session.flush()
+    return row
+
+
+def give_up(session: Session, run_id: str, reason: str) -> None:
+    """End a run that cannot go on, through no fault of its submitter, keeping what is done: it becomes `failed`."""
+    row = get(session, run_id)
+    if row.status == "in_progress":
+        row.status, row.errors = "cancelling", [{"code": "internal_error", "message": reason}]
+        session.add(row)
+
+
+def counts(session: Session, run_id: str) -> Counts:
+    """Lines of a run. Raises `UnknownRun`."""
+    run = get(session, run_id)
+    row = session.execute(
+        sa.text(
+            "SELECT count(*) FILTER (WHERE stage = 'done') AS done, count(*) FILTER (WHERE error IS NOT NULL) AS failed"
+            " FROM instance WHERE run_id = :run"
+        ),
+        {"run": run_id},
+    ).one()
+    return Counts(total=run.pinned["lines"], done=row.done, failed=row.failed)
+
+
+def results(session: Session, run_id: str, *, after: int = -1) -> Iterator[dict[str, Any]]:
+    """Every line that is done and lies after the position `after`, in order, with its provenance (`lines.results`).
+
+    Raises `UnknownRun`.
+    """
+    get(session, run_id)
+    return lines.results(session, run_id, after=after)
+
+
+def _insert(session: Session, *, kind: str, name: str, pinned: Pinned, key: str | None = None) -> RunRow | Any:
+    """The new run, `in_progress`; None if the idempotency key is taken."""
+    made = session.execute(
+        sa.text(
+            """
+            INSERT INTO run (id, kind, name, status, pinned, totals, errors, idempotency_key)
+            VALUES (:id, :kind, :name, 'in_progress', CAST(:pinned AS jsonb), '{}', '[]', :key)
+            ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
+            """
+        ),
+        {
+            "id": f"{_PREFIXES[kind]}{secrets.token_hex(12)}",
+            "kind": kind,
+            "name": name,
+            "pinned": database.dump_json(pinned.model_dump(mode="json")),
+            "key": key,
+        },
+    ).first()
+    return session.get_one(RunRow, made.id) if made else None
+
+
+def _insert_instances(session: Session, run_id: str, questions: Sequence[Question], *, stage: str) -> None:
+    database.insert_rows(
+        session,
+        "instance",
+        (
+            {
+                "run_id": run_id,
+                "position": position,
+                "custom_id": question.id,
+                "question": stored.question_json(question),
+                "stage": stage,
+                "round": 0,
+            }
+            for position, question in enumerate(questions)
+        ),
+    )
+
+
+def _by_key(session: Session, key: str) -> RunRow | None:
+    return session.exec(select(RunRow).where(RunRow.idempotency_key == key)).first()

@@ -1,0 +1,129 @@
+"""The stager: moves instances from stage to stage, and finishes runs. It alone makes units.
+
+Each stage of a batch of instances is one transaction: take those that are ready, decide, write. Killed at any
+point, it goes on where the last transaction ended.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import sqlalchemy as sa
+import structlog
+from sqlmodel import Session
+
+from orchestrator.pool import registration
+from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.runs import finishing, runs
+from orchestrator.runs.staging import aggregator, benchmark, profile
+from orchestrator.runs.staging.context import Context, Contexts
+from orchestrator.runs.staging.work import Batch, Instance, take
+from orchestrator.settings import Settings
+from orchestrator.storage import database
+from orchestrator.storage.tables import RunRow
+
+BATCH_MIN = 8
+BATCH_MAX = 256
+BATCH_S = 0.4
+"""A batch should take about so long: its instances are locked meanwhile. Embedding long questions is slow."""
+REGISTRATION_S = 0.5
+FAILURES_MAX = 5
+"""A run that cannot be advanced so often in a row is given up: it must not hold up the others for ever."""
+RETRY_S = 2.0
+
+Handler = Callable[[Session, Context, Sequence[Instance]], Batch]
+HANDLERS: Mapping[str, Mapping[str, Handler]] = {
+    "benchmark": {
+        # What is nearest its end first: lines end early, and little is half done at a time.
+        "grade": benchmark.completed,
+        "fuse": benchmark.aggregated,
+        "generate": benchmark.generated,
+        "annotate": benchmark.annotate_and_recruit,
+    },
+    "profile": {"generate": profile.grade, "recruit": profile.ask},
+    "aggregator": {"fuse": aggregator.ask},
+}
+"""Kind of run -> stage -> what an instance that is ready in it needs."""
+
+log = structlog.get_logger()
+
+
+class Stager:
+    """`step()` over and over, by one thread of the one orchestrator process."""
+
+    def __init__(self, *, engine: sa.Engine, settings: Settings, load_embedder: Callable[[], TextEmbedder]) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._contexts = Contexts(load_embedder=load_embedder)
+        self._sizes: dict[tuple[str, str], int] = defaultdict(lambda: BATCH_MIN)
+        self._failures: dict[str, list[float]] = defaultdict(list)
+        self._registration_at = 0.0
+
+    def step(self) -> bool:
+        """One turn: a batch of each stage of each open run. False if there was nothing to do."""
+        self._advance_registrations()
+        with database.session(self._engine) as session:
+            open_runs = runs.open_runs(session)
+        did = [self._try_to_advance(run) for run in open_runs]
+        return any(did)
+
+    def _try_to_advance(self, run: RunRow) -> bool:
+        """A run with a fault of its own stops itself only. Raises what the database raises when it is away."""
+        failures = self._failures.get(run.id)
+        if failures and time.monotonic() - failures[-1] < RETRY_S:
+            return False
+        try:
+            did = self._advance(run)
+        except sa.exc.OperationalError:
+            raise
+        except Exception as error:
+            log.exception("a run cannot be advanced", run=run.id)
+            self._failures[run.id].append(time.monotonic())
+            if len(self._failures[run.id]) >= FAILURES_MAX:
+                with database.session(self._engine) as session:
+                    runs.give_up(session, run.id, f"the run could not go on: {type(error).__name__}: {error}")
+            return False
+        self._failures.pop(run.id, None)
+        return did
+
+    def _advance(self, run: RunRow) -> bool:
+        handlers = HANDLERS.get(run.kind)
+        if handlers is None:
+            return False
+        moved = [self._stage(run, stage, handler) for stage, handler in handlers.items()]
+        return any(moved) or self._finish(run)
+
+    def _stage(self, run: RunRow, stage: str, handler: Handler) -> bool:
+        """One batch of one stage, in one transaction."""
+        size = self._sizes[run.kind, stage]
+        began = time.monotonic()
+        with database.session(self._engine) as session:
+            instances = take(session, run.id, stage, size)
+            if not instances:
+                return False
+            handler(session, self._contexts.of(session, run), instances).write(session)
+        self._adapt(run.kind, stage, len(instances), time.monotonic() - began)
+        return True
+
+    def _adapt(self, kind: str, stage: str, count: int, seconds: float) -> None:
+        """The next batch of this stage is larger or smaller."""
+        size = self._sizes[kind, stage]
+        if seconds > BATCH_S:
+            self._sizes[kind, stage] = max(BATCH_MIN, size // 2)
+        elif count == size and seconds < BATCH_S / 2:
+            self._sizes[kind, stage] = min(BATCH_MAX, size * 2)
+
+    def _finish(self, run: RunRow) -> bool:
+        with database.session(self._engine) as session:
+            if finishing.is_open(session, run.id):
+                return False
+            finishing.finish(session, self._contexts.of(session, run), self._settings)
+        log.info("run completed", run=run.id, kind=run.kind)
+        return True
+
+    def _advance_registrations(self) -> None:
+        if time.monotonic() - self._registration_at < REGISTRATION_S:
+            return
+        self._registration_at = time.monotonic()
+        with database.session(self._engine) as session:
+            registration.advance(session, self._settings)

@@ -1,0 +1,1 @@
+"""The database: connecting, tables, migrations; values as they are kept; files."""
