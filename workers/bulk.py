@@ -117,7 +117,7 @@ class BulkDesk:
                 await _cancel_all(work.units.values())
 
     async def _unit(self, work: _Work, resident: Resident, request: Request) -> None:
-        async with resident.bulk:
+        async with resident.admission.bulk():
             work.running.add(request.id)
             engine_id = f"{work.chunk.id}/{request.id}"
             completion = await generation.generate(resident.engine, request, engine_id=engine_id)

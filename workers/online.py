@@ -101,7 +101,10 @@ class OnlineDesk:
             self._replies.put(request.id, Delta(text=text), deadline_s=online.deadline_s)
 
         try:
-            async with self._residency.use(online.model, online=True) as resident, resident.online:
+            async with (
+                self._residency.use(online.model, online=True) as resident,
+                resident.admission.online(),
+            ):
                 engine_id = f"online/{request.id}"
                 return await generation.generate(resident.engine, request, engine_id=engine_id, on_text=on_text)
         except GenerationError as error:

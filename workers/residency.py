@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from workers import guard
+from workers.admission import Admission
 from workers.engines.engine import Engine, EngineError, GenerationError, ModelError
 from workers.messages import LoadEvent, Model
 
@@ -23,10 +24,8 @@ class Resident:
 
     model: Model
     engine: Engine
-    bulk: asyncio.Semaphore
-    """Places in the engine for requests of chunks."""
-    online: asyncio.Semaphore
-    """Places kept free for online requests."""
+    admission: Admission
+    """Places in the engine."""
     users: int = 0
 
 
@@ -46,15 +45,17 @@ class Residency:
         *,
         open_engine: Callable[[Model], Engine],
         capacity: int | None,
-        bulk_places: int,
-        online_places: int,
+        new_admission: Callable[[], Admission],
         on_load: Callable[[LoadEvent], None],
         on_change: Callable[[], None],
     ) -> None:
-        """`capacity`: models at once, None for any number. `on_load` hears of each load, `on_change` of any news."""
+        """`capacity`: models at once, None for any number. `new_admission` makes the places of one engine.
+
+        `on_load` hears of each load, `on_change` of any news.
+        """
         self._open_engine = open_engine
         self._capacity = capacity
-        self._places = (bulk_places, online_places)
+        self._new_admission = new_admission
         self._on_load = on_load
         self._on_change = on_change
         self._numbers = itertools.count()
@@ -185,13 +186,7 @@ class Residency:
             self._refuse(waiting, failure or ModelError("no engine"))
         else:
             log.info("loaded %s in %.1f s", model.source, seconds)
-            bulk_places, online_places = self._places
-            self._residents[model.key] = Resident(
-                model=model,
-                engine=engine,
-                bulk=asyncio.Semaphore(bulk_places),
-                online=asyncio.Semaphore(online_places),
-            )
+            self._residents[model.key] = Resident(model=model, engine=engine, admission=self._new_admission())
             # All who waited for this load come in together, or the next ticket in turn could evict it unused.
             for wait in waiting:
                 self._admit(wait)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 CPU_SEQUENCES = 32
 """Bulk requests in the engine at once on a CPU: beyond it a 135M model gains little and queries wait longer."""
+CPU_BULK_BESIDE_ONLINE = 4
+"""On a CPU each prompt holds up everybody's next token for a good part of a second."""
 CUDA_SEQUENCES = 256
 REMOTE_SEQUENCES = 32
 """Bulk requests open at once to one remote server."""
@@ -29,6 +31,8 @@ class WorkerSettings:
     """Online requests in the engine at once, beside the bulk ones."""
     bulk_sequences: int = 0
     """Bulk requests in the engine at once; 0: what suits the device."""
+    bulk_beside_online: int = 0
+    """Bulk requests let into the engine while online requests are in it; 0: what suits the device."""
     residents: int = 1
     """Models in device memory at once. Ignored without a device: remote and stub models cost no memory."""
     gpu_memory_share: float = 0.85
@@ -60,6 +64,13 @@ class WorkerSettings:
         return CPU_SEQUENCES if self.device == "cpu" else CUDA_SEQUENCES
 
     @property
+    def bulk_limit_beside_online(self) -> int:
+        """Bulk requests let into the engine while online requests are in it."""
+        if self.bulk_beside_online:
+            return self.bulk_beside_online
+        return CPU_BULK_BESIDE_ONLINE if self.device == "cpu" else self.sequences
+
+    @property
     def capacity(self) -> int | None:
         """Models resident at once; None: any number."""
         return self.residents if self.has_device else None
@@ -74,6 +85,7 @@ def from_command_line(argv: Sequence[str], environ: Mapping[str, str] = os.envir
     parser.add_argument("--bulk-slots", type=_positive, default=default.bulk_slots)
     parser.add_argument("--online-slots", type=_positive, default=default.online_slots)
     parser.add_argument("--bulk-sequences", type=int, default=default.bulk_sequences)
+    parser.add_argument("--bulk-beside-online", type=int, default=default.bulk_beside_online)
     parser.add_argument("--residents", type=_positive, default=default.residents)
     parser.add_argument("--gpu-memory-share", type=float, default=default.gpu_memory_share)
     parser.add_argument("--kv-cache-bytes", type=_positive, default=default.kv_cache_bytes)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from workers.admission import Admission
 from workers.broker import Broker
 from workers.bulk import BulkDesk
 from workers.cancels import Cancels
@@ -38,8 +39,11 @@ class Worker:
         self._residency = Residency(
             open_engine=open_engine or (lambda model: catalogue.open_engine(model, settings)),
             capacity=settings.capacity,
-            bulk_places=settings.sequences,
-            online_places=settings.online_slots,
+            new_admission=lambda: Admission(
+                bulk=settings.sequences,
+                online=settings.online_slots,
+                bulk_beside_online=settings.bulk_limit_beside_online,
+            ),
             on_load=self._reporter.load,
             on_change=self._reporter.changed,
         )

@@ -21,6 +21,8 @@ REGISTERED_S = 30.0
 READY_S = 60.0
 ANSWER_S = 300.0
 """More than a query gets by default: on a first run it shares a small machine with the aggregators' test."""
+RECRUITS = 2
+"""Fewer than the demo's pool has, so that there is a choice to see."""
 PLAIN_EVERY_S = 5.0
 """How often progress is a line of its own where the terminal cannot redraw."""
 
@@ -100,7 +102,7 @@ class Demo:
         body = {
             "model": "muster",
             "messages": [{"role": "user", "content": QUESTION}],
-            "muster": {"explain": True, "budget": {"seconds": ANSWER_S}},
+            "muster": {"k": RECRUITS, "explain": True, "budget": {"seconds": ANSWER_S}},
         }
         with self._console.status("Asking …"):
             completion = self._client.post("/v1/chat/completions", body)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from workers.admission import Admission
 from workers.engines.engine import EngineError, ModelError
 from workers.engines.stub import StubEngine
 from workers.messages import LoadEvent, Model
@@ -22,8 +23,7 @@ class Device:
         self.residency = Residency(
             open_engine=self._open,
             capacity=1,
-            bulk_places=4,
-            online_places=1,
+            new_admission=lambda: Admission(bulk=4, online=1, bulk_beside_online=4),
             on_load=self.loads.append,
             on_change=lambda: None,
         )
