@@ -46,7 +46,7 @@ def main() -> int:
     try:
         check_python()
         flavour = options.flavour or ("cuda" if has_nvidia_gpu() else "cpu")
-        with (LOCKS / "uv.lock").open() as guard:
+        with (LOCKS / "installer.lock").open() as guard:
             fcntl.flock(guard, fcntl.LOCK_EX)  # two at once would tread on each other
             install_environment(flavour, tests=options.tests)
             if options.weights:
@@ -126,7 +126,7 @@ def install_environment(flavour: str, *, tests: bool) -> None:
     if not is_usable_environment():
         step("a Python environment", [sys.executable, "-m", "venv", "--clear", str(VENV)])
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
-    step("uv, the installer", [*pip, "--target", str(TOOLS), "--require-hashes", "-r", str(LOCKS / "uv.lock")])
+    step("uv, the installer", [*pip, "--target", str(TOOLS), "--require-hashes", "-r", str(LOCKS / "installer.lock")])
     sync = [*uv(), "pip", "sync", "--python", str(PYTHON), "--require-hashes", "--compile-bytecode"]
     packages = sum(1 for line in wanted.read_text().splitlines() if "==" in line)
     step(f"{packages} packages (0.7 GB; 3 GB with CUDA)", [*sync, *sources(flavour), str(wanted)])

