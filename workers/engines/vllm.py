@@ -10,8 +10,17 @@ from workers.settings import WorkerSettings
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
 """Unless the worker's own environment says otherwise."""
-CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "CUDA_VISIBLE_DEVICES": ""}
-"""One thread: on a small machine more threads of two engines only wait for each other."""
+CPU = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+"""One thread: on a small machine more threads of two engines only wait for each other. Without multiprocessing the model
+runs in the engine core's own process (the core has one in any case): a third one that imports vLLM costs seconds a load."""
+CPU_STEP_TOKENS = 256
+"""Tokens computed in one step, prompts in pieces: every answer under way waits for a step, which on a CPU takes about a
+second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
 
 
 def open_engine(model: Model, settings: WorkerSettings) -> Engine:
@@ -20,12 +29,12 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
     device = CPU if cpu else {"CUDA_VISIBLE_DEVICES": settings.device.removeprefix("cuda:")}
     if not model.source.startswith("hub:") and not model.adapter_rank:
         device = device | {"HF_HUB_OFFLINE": "1"}  # nothing is to be fetched, so nothing waits for a network
-    options: dict[str, float]
+    options: dict[str, float | str]
     if cpu:
         options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
-        # vLLM rewinds the generator of a seeded request whose prompt was computed in part only, which torch's
-        # generator for the CPU cannot ("does not use offset"): the engine would die of a full batch.
-        options |= {"enable_chunked_prefill": False}
+        options |= {"max_num_batched_tokens": CPU_STEP_TOKENS}
+        if model.tensor_parallel == 1:
+            options |= {"distributed_executor_backend": "uni"}
     else:
         options = {"gpu_memory_utilization": settings.gpu_memory_share / settings.residents}
     return HostedEngine(

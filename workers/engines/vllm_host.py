@@ -45,6 +45,10 @@ ADAPTERS = 8
 slot's weights whenever the batch holds one with an adapter (0.32.0), so there that slot must stay empty."""
 
 
+ONLINE_PRIORITY, BULK_PRIORITY = 0, 1
+"""Of the requests that wait inside vLLM, those with the lower number come first."""
+
+
 class VllmEngine:
     """vLLM's asynchronous engine. Its schedule is its own; how many requests it gets is the worker's."""
 
@@ -85,6 +89,7 @@ class VllmEngine:
             tensor_parallel_size=model.tensor_parallel,
             trust_remote_code=model.trust_remote_code,
             max_num_seqs=self._start.sequences,
+            scheduling_policy="priority",
             enable_log_requests=False,
             disable_log_stats=False,
             **options,
@@ -111,6 +116,7 @@ class VllmEngine:
             self._parameters(request, stream, room),
             request.id,
             lora_request=await self._adapter(request),
+            priority=ONLINE_PRIORITY if stream else BULK_PRIORITY,
         )
         texts: list[str] = []
         counted = 0
@@ -165,7 +171,7 @@ class VllmEngine:
                 top_p=sampling.top_p,
                 max_tokens=min(sampling.max_tokens, room),
                 stop=[*sampling.stop, *([] if self._tokenizer.chat_template else [prompt.PLAIN_STOP])] or None,
-                seed=sampling.seed,
+                seed=None if _is_cpu() else sampling.seed,
                 structured_outputs=_structure(sampling.response_format),
                 output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
                 **sampling.extra,
@@ -187,12 +193,18 @@ class VllmEngine:
             folder = await asyncio.to_thread(weights.resolve, request.adapter, revision=None, data_dir=data_dir)
         except ModelError as error:
             raise RequestError(f"adapter {request.adapter}: {error}") from error
-        from vllm.platforms import current_platform
-
-        if current_platform.is_cpu() and request.adapter not in self._adapters and len(self._adapters) >= ADAPTERS:
+        if _is_cpu() and request.adapter not in self._adapters and len(self._adapters) >= ADAPTERS:
             raise RequestError(f"adapter {request.adapter}: on a CPU one engine takes {ADAPTERS} adapters at most")
         number = self._adapters.setdefault(request.adapter, len(self._adapters) + 1)
         return LoRARequest(lora_name=request.adapter, lora_int_id=number, lora_path=str(folder))
+
+
+def _is_cpu() -> bool:
+    """There vLLM takes prompts in pieces only without seeds: it would rewind the generator of a seeded request, which
+    torch's generator for the CPU cannot, and the engine would die (0.32.0: "does not use offset")."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
 
 
 def _device_bytes(options: dict[str, Any]) -> int:

@@ -17,9 +17,9 @@ def _read(tmp_path: Path, text: str) -> list[str]:
 
 def test_the_demo_pool_shares_one_model_and_says_so() -> None:
     demo = experts_file.read(PROJECT_DIR / "experts.toml")
-    assert len(demo) == 4
+    assert len(demo) > 1
     assert len({expert.model_value().key for expert in demo}) == 1
-    assert len({(expert.system_prompt, expert.sampling) for expert in demo}) == 4
+    assert len({(expert.system_prompt, expert.sampling) for expert in demo}) == len(demo)
     assert all("shared" in expert.description for expert in demo)
 
 
