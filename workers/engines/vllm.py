@@ -16,8 +16,8 @@ CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "CUDA_VISIBLE_DEVICES": "",
 }
-"""One thread: on a small machine more threads of two engines only wait for each other. Without vLLM's multiprocessing the
-model runs in the engine core's own process: a third process that imports vLLM would cost seconds a load."""
+"""One thread: on a small machine more threads of two engines only wait for each other. Without vLLM's multiprocessing
+the model runs in the engine core's own process: a third process that imports vLLM would cost seconds a load."""
 CPU_STEP_TOKENS = 256
 """Tokens computed in one step, prompts in pieces: every answer under way waits for a step, which on a CPU takes about a
 second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
