@@ -61,7 +61,7 @@ def main() -> None:
         experts = Path(scratch) / "experts.toml"
         experts.write_text(EXPERTS)
         data_dir = Path(scratch) / "muster"
-        with stacks.running(data_dir, experts=experts, devices=("cpu",)) as stack:
+        with stacks.running(data_dir, experts=experts, devices=("cpu",), ready_s=PROFILING_S) as stack:
             stack.wait_until_live("one", "two", timeout_s=PROFILING_S)
             print(loads_of_a_benchmark(stack, given.lines), flush=True)
         (folder,) = (path for path in (data_dir / "weights").iterdir() if (path / "config.json").exists())

@@ -88,7 +88,11 @@ class Stack:
 
 @contextmanager
 def running(
-    data_dir: Path, *arguments: str, experts: Path = STUB_EXPERTS, devices: Sequence[str] = ("none",)
+    data_dir: Path,
+    *arguments: str,
+    experts: Path = STUB_EXPERTS,
+    devices: Sequence[str] = ("none",),
+    ready_s: float = READY_S,
 ) -> Iterator[Stack]:
     """`muster up` on a free port, ready to serve; stopped at the end whatever happened."""
     give_weights(data_dir)
@@ -109,7 +113,7 @@ def running(
         ),
     )
     try:
-        until(stack.is_ready, timeout_s=READY_S)
+        until(stack.is_ready, timeout_s=ready_s)
         yield stack
     finally:
         if stack.process.poll() is None:
