@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -171,11 +171,6 @@ def insert_rows(session: Session, table: str, rows: Iterable[Mapping[str, Any]])
             count += 1
             row = next(iterator, None)
     return count
-
-
-def jsons(values: Sequence[Any]) -> list[str]:
-    """Each value as JSON text, for `unnest(:x ::text[])` and a cast to JSONB."""
-    return [dump_json(value) for value in values]
 
 
 def _plain(value: Any) -> Any:
