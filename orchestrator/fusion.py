@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.answers import equality, grading
+from orchestrator.answers import equality, grading, meaning
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.values import Answered, Recruitment
 from skills.question import Question
@@ -41,6 +41,20 @@ class Fused:
 def is_usable(item: Answered) -> bool:
     """Whether there is a text to show or to merge, be it parsed or not."""
     return item.finish_reason in ("stop", "length") and bool(grading.visible(item.text))
+
+
+def agreed(answered: Sequence[Answered], question: Question, embed: meaning.Embed) -> list[Answered]:
+    """Free-form answers that mean the same take the words of the first, so that they are counted together.
+
+    Letters need no such reading, and texts too long to be an answer are left to an aggregator.
+    """
+    if question.options or sum(item.is_vote for item in answered) < 2:
+        return list(answered)
+    words = meaning.representatives([item.answer if item.is_vote else "" for item in answered], embed)
+    return [
+        dataclasses.replace(item, answer=answer) if item.is_vote else item
+        for item, answer in zip(answered, words, strict=True)
+    ]
 
 
 def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Question) -> Method:

@@ -16,6 +16,7 @@ import numpy as np
 from sqlmodel import Session
 
 from orchestrator import annotation, recruiting
+from orchestrator.answers import meaning
 from orchestrator.online import transport
 from orchestrator.online.query import Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
@@ -59,6 +60,8 @@ class Decision:
     seed: int
     calls: int
     """Generations that may be spent in all, the aggregator's included."""
+    embed: meaning.Embed
+    """For comparing free-form answers."""
     annotate_s: float
     recruit_s: float
 
@@ -168,6 +171,7 @@ class Decider:
             annotated=annotated,
             seed=seed,
             calls=calls,
+            embed=self._load_embedder().embed,
             annotate_s=annotate_s,
             recruit_s=time.monotonic() - begun,
         )

@@ -29,6 +29,7 @@ class Fusing:
     def __init__(self, asking: Asking, generation: Generation) -> None:
         self._asking = asking
         self._generation = generation
+        self._answered: list[Answered] = []
         self._shown = ""
         self.fused: Fused | None = None
         self.finish_reason = "stop"
@@ -39,6 +40,7 @@ class Fusing:
     async def events(self) -> AsyncGenerator[Event, None]:
         """The chosen way, then the fused text in pieces (none where the only recruit's were streamed already)."""
         begun = time.monotonic()
+        self._answered = await self._generation.answered()
         method = await self._method()
         if method == "aggregate":
             async with contextlib.aclosing(self._aggregate(self._aggregator())) as events:
@@ -59,9 +61,8 @@ class Fusing:
             return "best_single"
         method: str = options.fusion or "auto"
         if method == "auto":
-            answered = self._generation.answered
             method = await anyio.to_thread.run_sync(
-                fusion.choose, self._generation.recruitment, answered, self._asking.query.question
+                fusion.choose, self._generation.recruitment, self._answered, self._asking.query.question
             )
         if method != "aggregate":
             return method
@@ -88,7 +89,7 @@ class Fusing:
 
     async def _counted(self, method: str) -> Fused:
         merge = fusion.vote if method == "vote" else fusion.best_single
-        return await anyio.to_thread.run_sync(merge, self._generation.recruitment, self._generation.answered)
+        return await anyio.to_thread.run_sync(merge, self._generation.recruitment, self._answered)
 
     async def _aggregate(self, aggregator: Expert) -> AsyncGenerator[Event, None]:
         """The aggregator's text as it comes; where it fails, the vote instead."""
@@ -122,7 +123,7 @@ class Fusing:
         room = (aggregator.model.context_tokens - sampling.max_tokens) * CHARS_PER_TOKEN - asked_chars
         messages = prompts.aggregator_messages(
             self._asking.asked(aggregator),
-            self._generation.answered,
+            self._answered,
             seed=self._asking.decision.seed,
             max_chars=max(1, min(prompts.MAX_FUSED_CHARS, room)),
             max_tokens=sampling.max_tokens,
@@ -135,7 +136,7 @@ class Fusing:
         return await anyio.to_thread.run_sync(
             fusion.read_aggregate,
             self._generation.recruitment,
-            self._generation.answered,
+            self._answered,
             self._asking.query.question,
             merged,
         )

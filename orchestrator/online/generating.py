@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from orchestrator import prompts
+from orchestrator import fusion, prompts
 from orchestrator.answers import grading
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage
@@ -117,9 +117,11 @@ class Generation:
         order = {recruit.expert: place for place, recruit in enumerate(self._asking.decision.recruitment.recruits)}
         return sorted(self._generated.values(), key=lambda each: order.get(each.recruit.expert, len(order)))
 
-    @property
-    def answered(self) -> list[Answered]:
-        return [each.answered for each in self.generated]
+    async def answered(self) -> list[Answered]:
+        """As fusion sees them: free-form answers that mean the same say the same."""
+        own = [each.answered for each in self.generated]
+        decision = self._asking.decision
+        return await anyio.to_thread.run_sync(fusion.agreed, own, self._asking.query.question, decision.embed)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """A stage event as each expert answers; pieces, too, if it is the only one. Raises if nobody does."""
@@ -212,7 +214,8 @@ class Generation:
         left = calls - len(self._generated) - 1
         if (options.k is not None and not is_adaptive) or left <= 0 or time.time() >= asking.experts_deadline_s:
             return ()
-        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, self.recruitment, self.answered)
+        answered = await self.answered()
+        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, self.recruitment, answered)
         return [recruit for recruit in more if recruit.expert not in self._generated][:left]
 
     def _refuse_if_nobody_answered(self) -> None:

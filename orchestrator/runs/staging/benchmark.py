@@ -57,7 +57,7 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
             batch.move(instance, "generate")
             continue
         recruitment = stored.recruitment_of(instance.decision or {})
-        answered = [unit.answered(instance.question) for unit in own if unit.stage == "generate"]
+        answered = _answered(context, instance, own)
         wanted = _more(context, instance, recruitment, answered)
         more = [recruit for recruit in wanted if recruit.expert not in quarantined]
         if more:
@@ -80,7 +80,7 @@ def aggregated(session: Session, context: Context, instances: Sequence[Instance]
     for instance in instances:
         own = units.get(instance.id, [])
         recruitment = stored.recruitment_of(instance.decision or {})
-        answered = [unit.answered(instance.question) for unit in own if unit.stage == "generate"]
+        answered = _answered(context, instance, own)
         (merging,) = (unit for unit in own if unit.stage == "fuse")
         merged = merging.answered(instance.question)
         fused = fusion.read_aggregate(recruitment, answered, instance.question, merged)
@@ -95,6 +95,12 @@ def completed(session: Session, context: Context, instances: Sequence[Instance])
     for instance in instances:
         batch.move(instance, "done", answers=_answers(instance, units.get(instance.id, [])))
     return batch
+
+
+def _answered(context: Context, instance: Instance, units: Sequence[Unit]) -> list[Answered]:
+    """What the recruits said, as fusion sees it: free-form answers that mean the same say the same."""
+    own = [unit.answered(instance.question) for unit in units if unit.stage == "generate"]
+    return fusion.agreed(own, instance.question, context.embedder().embed)
 
 
 def _ask_annotator(context: Context, instance: Instance, batch: Batch) -> None:

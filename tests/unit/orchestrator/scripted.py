@@ -113,6 +113,7 @@ def decision(*recruits: Recruit, calls: int = 10, others: tuple[str, ...] = (), 
         annotated=Annotated(),
         seed=1,
         calls=calls,
+        embed=lambda texts: np.ones((len(texts), 1), np.float32),
         annotate_s=0.0,
         recruit_s=0.0,
     )
