@@ -19,8 +19,6 @@ from workers.messages import Completion, Request
 
 STREAM_CHARS = 24
 """A text that is known already is streamed in pieces of about this size."""
-CHARS_PER_TOKEN = 3
-"""Cautious for English, so that an aggregator's prompt fits its context."""
 
 
 class Fusing:
@@ -119,7 +117,7 @@ class Fusing:
         query = self._asking.query
         sampling = query.sampling(self._asking.limited(aggregator.sampling))
         asked_chars = len(query.question.rendered()) + sum(len(turn.content) for turn in query.conversation)
-        room = (aggregator.model.context_tokens - sampling.max_tokens) * CHARS_PER_TOKEN - asked_chars
+        room = (aggregator.model.context_tokens - sampling.max_tokens) * prompts.CHARS_PER_TOKEN - asked_chars
         messages = prompts.aggregator_messages(
             self._asking.asked(aggregator),
             self._generation.answered,
