@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator import fusion, recruiting
+from orchestrator import aggregators, fusion, recruiting
 from orchestrator.answers import grading
 from orchestrator.recruiting.values import Answered, Ask, Recruiter, Recruitment
 from orchestrator.synthesis import Trial
@@ -85,22 +85,14 @@ def _answered(
 ) -> tuple[Recruitment, list[Answered]]:
     """What the recruits had said, and whoever was recruited after that."""
     while True:
-        answered = [_said(evidence, row, each.expert) for each in recruitment.recruits]
+        answered = [
+            aggregators.given_by(evidence, row, evidence.experts.index(each.expert)) for each in recruitment.recruits
+        ]
         present = {each.expert for each in recruitment.recruits}
         more = [each for each in recruiter.more(ask, recruitment, answered) if each.expert not in present]
         if not more:
             return recruitment, answered
         recruitment = recruiter.joined(recruitment, more)
-
-
-def _said(evidence: Evidence, row: int, expert: str) -> Answered:
-    """An expert's answer with its text, or a sentence with the answer where the text is not kept."""
-    column, question = evidence.experts.index(expert), evidence.questions[row]
-    answer = evidence.answers[row][column] if evidence.answers else ""
-    text = (evidence.texts[row][column] if evidence.texts else None) or ""
-    if answer and not grading.visible(text):
-        text = f"The answer is ({answer})." if question.options else f"The answer is {answer}."
-    return Answered(expert=expert, text=text, answer=answer, finish_reason="stop" if text else "error")
 
 
 def _ask(evidence: Evidence, row: int) -> Ask:
