@@ -63,7 +63,7 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     if run.kind == "benchmark":
         report |= {
             "baselines": compare(lines, pinned),
-            "fusion": _fusion(lines, pinned),
+            "fusion": fusion_meter(lines, pinned),
         }
     return report
 
@@ -128,7 +128,7 @@ def _expert(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fusion(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
+def fusion_meter(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
     """How answers were merged, and whether that beat taking the first recruit's answer alone."""
     return {
         "methods": dict(sorted(Counter(line.method for line in lines).items())),

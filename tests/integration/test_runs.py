@@ -254,7 +254,9 @@ def test_answers_are_merged_where_the_aggregator_test_found_that_it_pays(
     methods = built["fusion"]["per_method"]
     if method == "vote":
         assert "aggregate" not in methods
+        assert not run.pinned["stages"]["fuse"]
         return
+    assert run.pinned["stages"]["fuse"]
     merged = methods["aggregate"]
     assert merged["lines"] > 15
     assert merged["accuracy"] == 1.0 > merged["first_recruit"]
