@@ -83,17 +83,13 @@ def _expected(
     learnt: Synthesis,
 ) -> Expected | None:
     """What merging should gain; None where it was not tried on such answers: one alone, none that counts, long ones."""
+    merger = learnt.merger(aggregator=aggregator, strategy=recruitment.strategy)
     voters = [item for item in answered if item.is_vote]
-    if not voters or sum(map(fusion.is_usable, answered)) < 2:
+    if merger is None or not voters or sum(map(fusion.is_usable, answered)) < 2:
         return None
     if not question.options and any(len(item.answer) > fusion.SHORT_CHARS for item in voters):
         return None
-    return learnt.expected(
-        aggregator=aggregator,
-        strategy=recruitment.strategy,
-        confidence=fusion.vote(recruitment, answered).confidence,
-        is_choice=bool(question.options),
-    )
+    return merger.expected(fusion.vote(recruitment, answered).confidence, bool(question.options))
 
 
 def _tried(rule: Method, otherwise: Method, expected: Expected, why: str, aggregator: str) -> tuple[Method, str]:

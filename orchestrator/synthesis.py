@@ -129,10 +129,9 @@ class Synthesis:
     mergers: Mapping[tuple[str, str], Merger] = field(default_factory=dict, repr=False)
     """(aggregator, strategy) -> its curves."""
 
-    def expected(self, *, aggregator: str | None, strategy: str, confidence: float, is_choice: bool) -> Expected | None:
+    def merger(self, *, aggregator: str | None, strategy: str) -> Merger | None:
         """None where this aggregator never merged what this strategy's recruits said: confidences do not compare."""
-        merger = self.mergers.get((aggregator or "", strategy))
-        return None if merger is None else merger.expected(confidence, is_choice)
+        return self.mergers.get((aggregator or "", strategy))
 
     def gaining(self, strategy: str) -> tuple[str, ...]:
         """Aggregators that are known to gain on some choices, should the vote be as unsure (or sure) as there."""

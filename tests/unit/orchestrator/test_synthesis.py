@@ -23,9 +23,9 @@ def tried(trials: list[Trial]) -> Synthesis:
 
 
 def expected(learnt: Synthesis, confidence: float, *, is_choice: bool = True) -> Expected:
-    found = learnt.expected(aggregator="agg", strategy="s", confidence=confidence, is_choice=is_choice)
-    assert found is not None
-    return found
+    merger = learnt.merger(aggregator="agg", strategy="s")
+    assert merger is not None
+    return merger.expected(confidence, is_choice)
 
 
 UNSURE = [trial(0.3, vote=n % 4 == 0, merged=n % 4 != 3) for n in range(24)]
@@ -77,14 +77,15 @@ def test_choices_tell_less_about_free_form_questions() -> None:
 
 def test_nothing_is_known_of_others_and_of_other_strategies() -> None:
     learnt = tried(UNSURE)
-    assert learnt.expected(aggregator="other", strategy="s", confidence=0.3, is_choice=True) is None
-    assert learnt.expected(aggregator="agg", strategy="paper", confidence=0.3, is_choice=True) is None
+    assert learnt.merger(aggregator="other", strategy="s") is None
+    assert learnt.merger(aggregator="agg", strategy="paper") is None
+    assert learnt.merger(aggregator=None, strategy="s") is None
     assert learnt.gaining("paper") == ()
 
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans(), st.booleans()), max_size=60),
+    st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=60),
     st.floats(0, 1),
     st.booleans(),
 )
@@ -92,9 +93,6 @@ def test_gains_are_finite_and_no_surer_than_the_prior_without_trials(
     drawn: list[tuple[float, bool, bool, bool]], confidence: float, is_choice: bool
 ) -> None:
     trials = [trial(sure, vote=vote, merged=merged, is_choice=kind) for sure, vote, merged, kind in drawn]
-    found = tried(trials).expected(aggregator="agg", strategy="s", confidence=confidence, is_choice=is_choice)
-    if found is None:
-        assert not trials
-        return
+    found = expected(tried(trials), confidence, is_choice=is_choice)
     assert np.isfinite(found.over_vote.mean)
     assert 0 <= found.over_vote.error <= synthesis.GAIN_SPREAD + 1e-9
