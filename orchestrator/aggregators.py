@@ -81,6 +81,16 @@ def areas_of(question: Question) -> tuple[str, ...]:
     return tuple(dict.fromkeys((ALL, *filter(None, (question.category,)), *question.skills)))
 
 
+def given_by(evidence: Evidence, row: int, column: int) -> Answered:
+    """What an expert answered: its text, or a sentence with the answer where no text is kept."""
+    answer = evidence.answers[row][column] if evidence.answers else ""
+    text = (evidence.texts[row][column] if evidence.texts else None) or ""
+    if answer and not grading.visible(text):
+        text = f"The answer is ({answer})." if evidence.questions[row].options else f"The answer is {answer}."
+    reason = "stop" if text else "error"
+    return Answered(expert=evidence.experts[column], text=text, answer=answer, finish_reason=reason)
+
+
 def pick(scores: Scores, areas: Sequence[str], experts: Sequence[str]) -> str:
     """The expert among `experts` that merges best in these areas (categories or skills), judged overall where untried.
 
@@ -103,7 +113,7 @@ def _strength(own: Mapping[str, tuple[int, int]], areas: Sequence[str]) -> float
 def _item(evidence: Evidence, row: int, rng: np.random.Generator) -> TestItem | None:
     """The item on one question; None where nobody solved it, or nobody gave a wrong answer."""
     question = evidence.questions[row]
-    given = [_answered(evidence, row, column) for column in range(len(evidence.experts))]
+    given = [given_by(evidence, row, column) for column in range(len(evidence.experts))]
     readable = [(item, evidence.correct[row, column]) for column, item in enumerate(given) if item.is_vote]
     right = [item for item, correct in readable if correct == 1]
     wrong = [item for item, correct in readable if correct == 0]
@@ -111,14 +121,6 @@ def _item(evidence: Evidence, row: int, rng: np.random.Generator) -> TestItem | 
         return None
     chosen = [right[rng.integers(len(right))], *_distinct([wrong[n] for n in rng.permutation(len(wrong))])]
     return TestItem(question=question, answered=tuple(chosen[n] for n in rng.permutation(len(chosen))))
-
-
-def _answered(evidence: Evidence, row: int, column: int) -> Answered:
-    answer = evidence.answers[row][column] if evidence.answers else ""
-    text = (evidence.texts[row][column] if evidence.texts else None) or ""
-    if not grading.visible(text):
-        text = f"The answer is ({answer})." if evidence.questions[row].options else f"The answer is {answer}."
-    return Answered(expert=evidence.experts[column], text=text, answer=answer)
 
 
 def _distinct(wrong: Sequence[Answered]) -> list[Answered]:

@@ -9,10 +9,13 @@ from orchestrator.recruiting.values import Ask
 from orchestrator.settings import Settings
 from skills.embed import Embedder
 from skills.question import Question
+from workers.messages import Sampling
 
 Method = Literal["embedding", "llm"]
 LLM_STRATEGIES = frozenset({"paper"})
 """Strategies that, asked for by name, annotate as their paper does: with an LLM."""
+SAMPLING = Sampling(temperature=0.7, max_tokens=64)
+"""Of an annotator: the paper's temperature; five skills fit in far fewer tokens."""
 NONE_SURVIVED = "no skill that the LLM named survived its votes; the question's own embedding was used"
 """Said wherever annotation by LLM fell back to the embedding."""
 

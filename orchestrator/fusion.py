@@ -14,7 +14,7 @@ Method = Literal["vote", "aggregate", "best_single", "none"]
 METHODS = ("auto", "vote", "aggregate", "best_single")
 """What may be asked for. "auto" is decided by `choose`, answer by answer; "none" means that no expert answered."""
 
-_SHORT_CHARS = 80
+SHORT_CHARS = 80
 """Answers to free-form questions are voted on when they are at most this long."""
 
 
@@ -35,7 +35,9 @@ class Fused:
     votes: Mapping[str, float]
     """Parsed answer -> weight behind it (or its probability), the heaviest first."""
     note: str = ""
-    """One line for people: who agreed, who was missing."""
+    """One line for people: why this way, who agreed, who was missing."""
+    gain: float | None = None
+    """What was expected when the way was chosen: by how much it is right more often than the first recruit."""
 
 
 def is_usable(item: Answered) -> bool:
@@ -58,7 +60,10 @@ def agreed(answered: Sequence[Answered], question: Question, embed: meaning.Embe
 
 
 def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Question) -> Method:
-    """What "auto" does: a vote where answers can be counted, else an aggregator, and neither for one answer or none."""
+    """The rule: a vote where answers can be counted, else an aggregator, and neither for one answer or none.
+
+    `choosing.choose` goes by it where nothing better is known.
+    """
     usable = [item for item in answered if is_usable(item)]
     voters = [item for item in answered if item.is_vote]
     if not usable:
@@ -67,7 +72,7 @@ def choose(recruitment: Recruitment, answered: Sequence[Answered], question: Que
         return "best_single"
     if question.options:
         return "vote" if voters else "aggregate"
-    short = all(len(item.answer) <= _SHORT_CHARS for item in voters)
+    short = all(len(item.answer) <= SHORT_CHARS for item in voters)
     agreed = any(len(camp.members) > 1 for camp in tally.camps(recruitment, voters))
     return "vote" if short and agreed else "aggregate"
 
@@ -139,13 +144,13 @@ def read_aggregate(
 ) -> Fused:
     """What the aggregator's `completion` settles on.
 
-    A failed or empty completion, or one without a choice where the question has options, gives way to the vote.
+    A failed or empty completion, or one without a choice where the question has options, gives way to `merge`.
     `question` of a conversation is a free-form one with the last user message as its text.
     """
     text = grading.visible(completion.text)
     answer = grading.extract(completion.text, question) if is_usable(completion) else ""
     if not text or not is_usable(completion) or (question.options and not answer):
-        voted = vote(recruitment, answered)
+        voted = merge(recruitment, answered)
         why = f"the aggregator {completion.expert} {_trouble(completion)}, so the experts' own answers were taken"
         return _noted(voted, why)
     return Fused(

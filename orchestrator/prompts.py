@@ -14,6 +14,8 @@ Asked = Question | Sequence[ChatMessage]
 
 MAX_FUSED_CHARS = 6000
 """What the experts' texts may take of an aggregator's prompt, shared evenly (about 1,500 tokens)."""
+CHARS_PER_TOKEN = 3
+"""Cautious for English, so that an aggregator's prompt fits its context."""
 _MIN_EXPERT_CHARS = 200
 _CUT = "\n[…]\n"
 _CHOICE_FORMAT = (

@@ -28,14 +28,12 @@ from orchestrator.recruiting.values import Ask, NoExperts, Recruiter, Recruitmen
 from orchestrator.settings import Settings
 from skills import annotate
 from skills.question import Question
-from workers.messages import ChatMessage, Completion, Request, Sampling
+from workers.messages import ChatMessage, Completion, Request
 
 CHARS_PER_TOKEN_MAX = 8
 """Running text has 3 to 5 characters a token in every tokenizer in use."""
 ANNOTATION_SHARE = 0.4
 """Of the time left, annotation by LLM may take so much; then the embedding has to do."""
-ANNOTATION_SAMPLING = Sampling(temperature=0.7, max_tokens=64)
-"""The paper's temperature; five skills fit in far fewer tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +212,7 @@ class Decider:
         request = Request(
             id=f"{query.id}.annotate.{number}",
             messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
-            sampling=ANNOTATION_SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
+            sampling=annotation.SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
         )
         stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)
         async with contextlib.aclosing(stream) as deltas:

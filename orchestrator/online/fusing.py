@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import AsyncGenerator
 
 import anyio.to_thread
 
-from orchestrator import aggregators, fusion, prompts
+from orchestrator import aggregators, choosing, fusion, prompts
+from orchestrator.choosing import Choice
 from orchestrator.fusion import Fused
 from orchestrator.online.generating import Asking, Generation, ended, failed
 from orchestrator.online.query import Event, Piece, Stage, Usage
@@ -19,8 +21,6 @@ from workers.messages import Completion, Request
 
 STREAM_CHARS = 24
 """A text that is known already is streamed in pieces of about this size."""
-CHARS_PER_TOKEN = 3
-"""Cautious for English, so that an aggregator's prompt fits its context."""
 
 
 class Fusing:
@@ -41,38 +41,43 @@ class Fusing:
         """The chosen way, then the fused text in pieces (none where the only recruit's were streamed already)."""
         begun = time.monotonic()
         self._answered = await self._generation.answered()
-        method = await self._method()
-        if method == "aggregate":
-            async with contextlib.aclosing(self._aggregate(self._aggregator())) as events:
+        choice = await self._choice()
+        if choice.method == "aggregate":
+            async with contextlib.aclosing(self._aggregate(self._aggregator(), choice)) as events:
                 async for event in events:
                     yield event
         else:
-            fused = await self._counted(method)
+            fused = choice.explains(await self._counted(choice))
             yield Stage(stage="fusing", detail={"method": fused.method, "expert": fused.expert})
             self._settle(fused)
         self.seconds = time.monotonic() - begun
         for piece in self._unsaid():
             yield Piece(text=piece)
 
-    async def _method(self) -> str:
-        """The fusion asked for, as far as calls and residency allow."""
+    async def _choice(self) -> Choice:
+        """The fusion asked for, or the best by what is known, as far as calls and residency allow."""
         options, decision = self._asking.query.options, self._asking.decision
         if self._asking.is_single:
-            return "best_single"
-        method: str = options.fusion or "auto"
-        if method == "auto":
-            method = await anyio.to_thread.run_sync(
-                fusion.choose, self._generation.recruitment, self._answered, self._asking.query.question
+            return Choice(method="best_single", otherwise="best_single", why="one expert was asked")
+        aggregator, recruitment = self._aggregator(), self._generation.recruitment
+        choice = await anyio.to_thread.run_sync(
+            functools.partial(
+                choosing.choose,
+                recruitment,
+                self._answered,
+                self._asking.query.question,
+                wanted=options.fusion or "auto",
+                aggregator=aggregator.name,
+                learnt=decision.pool.synthesis,
             )
-        if method != "aggregate":
-            return method
+        )
+        if choice.method != "aggregate":
+            return choice
         if len(self._generation.generated) >= decision.calls:
-            self.notes.append("the budget left no call for an aggregator; the answers were voted on")
-            return "vote"
-        if options.fusion == "aggregate" or options.aggregator or await self._is_ready(self._aggregator()):
-            return "aggregate"
-        self.notes.append(f"the aggregator {self._aggregator().name} is not loaded; the answers were voted on")
-        return "vote"
+            return choice.without_aggregator("the budget left no call for an aggregator")
+        if options.fusion == "aggregate" or options.aggregator or await self._is_ready(aggregator):
+            return choice
+        return choice.without_aggregator(f"the aggregator {aggregator.name} is not loaded")
 
     async def _is_ready(self, expert: Expert) -> bool:
         """Whether it can answer without a load before it."""
@@ -87,11 +92,11 @@ class Fusing:
         )
         return self._asking.expert(name)
 
-    async def _counted(self, method: str) -> Fused:
-        merge = fusion.vote if method == "vote" else fusion.best_single
+    async def _counted(self, choice: Choice) -> Fused:
+        merge = fusion.vote if choice.method == "vote" else fusion.best_single
         return await anyio.to_thread.run_sync(merge, self._generation.recruitment, self._answered)
 
-    async def _aggregate(self, aggregator: Expert) -> AsyncGenerator[Event, None]:
+    async def _aggregate(self, aggregator: Expert, choice: Choice) -> AsyncGenerator[Event, None]:
         """The aggregator's text as it comes; where it fails, the vote instead."""
         yield Stage(stage="fusing", detail={"method": "aggregate", "expert": aggregator.name})
         request, visible = self._request(aggregator), VisibleStream()
@@ -114,13 +119,13 @@ class Fusing:
             self._shown += rest
             yield Piece(text=rest)
         self.usage = Usage.of(completion)
-        self._settle(await self._read(aggregator, completion), completion)
+        self._settle(choice.explains(await self._read(aggregator, completion)), completion)
 
     def _request(self, aggregator: Expert) -> Request:
         query = self._asking.query
         sampling = query.sampling(self._asking.limited(aggregator.sampling))
         asked_chars = len(query.question.rendered()) + sum(len(turn.content) for turn in query.conversation)
-        room = (aggregator.model.context_tokens - sampling.max_tokens) * CHARS_PER_TOKEN - asked_chars
+        room = (aggregator.model.context_tokens - sampling.max_tokens) * prompts.CHARS_PER_TOKEN - asked_chars
         messages = prompts.aggregator_messages(
             self._asking.asked(aggregator),
             self._answered,

@@ -148,36 +148,34 @@ class Gateway:
 
         The first event comes once somebody was recruited. Raises as `Decider.decide` and `online.answer`.
         """
-        kept = Record(request)
         deadline_s = self._deadline_s(query)
-        with self.slot():
-            try:
-                decision = await self._decider.decide(query, deadline_s=deadline_s)
-                running = online.answer(query, decision, self.transport, deadline_s=deadline_s)
-                async with contextlib.aclosing(running) as events:
-                    async for event in events:
-                        kept.see(event)
-                        yield event
-            except BaseException as error:
-                kept.failed(error)
-                raise
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._keep, query.id, kept)
+        async with self._keeping(query, request) as kept:
+            decision = await self._decider.decide(query, deadline_s=deadline_s)
+            running = online.answer(query, decision, self.transport, deadline_s=deadline_s)
+            async with contextlib.aclosing(running) as events:
+                async for event in events:
+                    kept.see(event)
+                    yield event
 
     async def answer_from(
         self, query: Query, expert: Expert, request: Mapping[str, Any]
     ) -> AsyncGenerator[Event, None]:
         """One expert's own answer; kept, too."""
         refuse_too_long(query, [expert])
+        async with self._keeping(query, request) as kept:
+            running = online.answer_from(query, expert, self.transport, deadline_s=self._deadline_s(query))
+            async with contextlib.aclosing(running) as events:
+                async for event in events:
+                    kept.see(event)
+                    yield event
+
+    @contextlib.asynccontextmanager
+    async def _keeping(self, query: Query, request: Mapping[str, Any]) -> AsyncGenerator[Record, None]:
+        """A slot for the query, which is kept with what became of it, however it ends."""
         kept = Record(request)
         with self.slot():
             try:
-                running = online.answer_from(query, expert, self.transport, deadline_s=self._deadline_s(query))
-                async with contextlib.aclosing(running) as events:
-                    async for event in events:
-                        kept.see(event)
-                        yield event
+                yield kept
             except BaseException as error:
                 kept.failed(error)
                 raise

@@ -109,6 +109,7 @@ def _explanation(asking: Asking, generation: Generation, fusing: Fusing, generat
             "answer": fused.answer,
             "confidence": round(fused.confidence, 4),
             "note": fused.note,
+            "gain": None if fused.gain is None else round(fused.gain, 4),
         },
         "note": "; ".join(dict.fromkeys(filter(None, notes))),
         "seconds": {

@@ -83,7 +83,7 @@ def profile(session: Session, name: str, *, question_set: str, version: int | No
     if found is None:
         raise UnknownProfile(name, question_set, version)
     set_row = session.get_one(QuestionSetRow, found.question_set_id)
-    alone = pool.build(session, set_row, [row], {name: found}, {})
+    alone = pool.build(session, set_row, [row], {name: found}, aggregators={}, trials={})
     counted = profiles.profiles(alone.evidence)
     strengths = [{"skill": skill, **_strength(counted, n, 0)} for n, skill in enumerate(counted.skills)]
     return {

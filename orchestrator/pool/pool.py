@@ -9,13 +9,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from orchestrator.pool import experts, question_sets
-from orchestrator.storage.tables import AggregatorScoreRow, ExpertRow, ProfileRow, QuestionSetRow
+from orchestrator.pool import experts, merging, question_sets
+from orchestrator.pool.merging import AggregatorScores
+from orchestrator.storage.tables import ExpertRow, ProfileRow, QuestionSetRow, SynthesisTrialsRow
+from orchestrator.synthesis import NOTHING, Synthesis
 from skills.evidence import Evidence
 from skills.question import Question
 from workers.messages import Model, Sampling
-
-AggregatorScores = Mapping[str, Mapping[str, tuple[int, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,10 @@ class Pool:
     """Expert name -> version of the profile in `evidence`; 0: not profiled on this question set."""
     aggregators: AggregatorScores
     """Expert name -> category ("" for all) -> (right, tried) of the synthetic aggregator test."""
+    synthesis: Synthesis = NOTHING
+    """What the experts, as aggregators, gained in trials on answers of this pool's experts."""
+    trials: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """Expert name -> its row of trials in `synthesis`, and the strategy that recruited for them."""
 
 
 def expert_of(row: ExpertRow) -> Expert:
@@ -81,7 +85,8 @@ def load(session: Session, *, question_set: str, names: Collection[str] | None =
         live = {row.name: row for row in rows}
         rows = [live[name] if name in live else _refuse(session, name) for name in sorted(set(names))]
     profiles = _newest_profiles(session, rows, set_row)
-    return build(session, set_row, rows, profiles, _newest_aggregator_scores(session, rows, set_row))
+    trials = merging.trials(session, merging.newest_trial_ids(session, rows, set_row))
+    return build(session, set_row, rows, profiles, merging.newest_scores(session, rows, set_row), trials)
 
 
 def pins(pool: Pool) -> dict[str, Any]:
@@ -97,6 +102,7 @@ def pins(pool: Pool) -> dict[str, Any]:
             name: {category: list(score) for category, score in scores.items()}
             for name, scores in pool.aggregators.items()
         },
+        "trials": {name: row_id for name, (row_id, _) in pool.trials.items()},
     }
 
 
@@ -114,7 +120,7 @@ def pinned(session: Session, pinned: Mapping[str, Any]) -> Pool:
         name: {category: (int(score[0]), int(score[1])) for category, score in scores.items()}
         for name, scores in pinned["aggregators"].items()
     }
-    return build(session, set_row, rows, profiles, aggregators)
+    return build(session, set_row, rows, profiles, aggregators, merging.trials(session, pinned.get("trials", {})))
 
 
 def current_version(session: Session, *, question_set: str) -> str:
@@ -122,7 +128,8 @@ def current_version(session: Session, *, question_set: str) -> str:
     set_row = question_sets.newest(session, question_set)
     rows = experts.current(session, states=("live",))
     ids = _newest_profile_ids(session, rows, set_row)
-    return _version(set_row, rows, ids, _newest_aggregator_scores(session, rows, set_row))
+    trials = merging.newest_trial_ids(session, rows, set_row)
+    return _version(set_row, rows, ids, merging.newest_scores(session, rows, set_row), trials)
 
 
 def _refuse(session: Session, name: str) -> ExpertRow:
@@ -136,8 +143,12 @@ def build(
     rows: Sequence[ExpertRow],
     profiles: Mapping[str, ProfileRow],
     aggregators: AggregatorScores,
+    trials: Mapping[str, SynthesisTrialsRow],
 ) -> Pool:
-    """A pool of just these experts with just these profiles (by name), on one version of a question set."""
+    """A pool of just these experts with just these profiles and trials (by name), on one version of a question set.
+
+    Of the trials, those count in which only experts of this very pool had answered.
+    """
     labelled = question_sets.labelled(session, set_row)
     names = tuple(row.name for row in rows)
     evidence = Evidence(
@@ -150,14 +161,17 @@ def build(
         skill_embeddings=labelled.skill_embeddings,
     )
     ids = {name: profile.id for name, profile in profiles.items()}
+    trial_ids = {name: row.id for name, row in trials.items() if row.id is not None}
     return Pool(
-        version=_version(set_row, rows, ids, aggregators),
+        version=_version(set_row, rows, ids, aggregators, trial_ids),
         experts={row.name: expert_of(row) for row in rows},
         question_set=set_row.name,
         question_set_version=set_row.version,
         evidence=evidence,
         profile_versions={name: profiles[name].version if name in profiles else 0 for name in names},
         aggregators=aggregators,
+        synthesis=merging.learnt(rows, trials),
+        trials={name: (row_id, trials[name].strategy) for name, row_id in trial_ids.items()},
     )
 
 
@@ -203,31 +217,17 @@ def _profile(session: Session, row: ExpertRow, set_row: QuestionSetRow, version:
     return session.exec(query).first()
 
 
-def _newest_aggregator_scores(
-    session: Session, rows: Sequence[ExpertRow], set_row: QuestionSetRow
-) -> dict[str, dict[str, tuple[int, int]]]:
-    """Each expert's newest score per category on this question set."""
-    names = {row.id: row.name for row in rows}
-    query = (
-        select(AggregatorScoreRow)
-        .where(AggregatorScoreRow.question_set_id == set_row.id, col(AggregatorScoreRow.expert_id).in_(names))
-        .order_by(col(AggregatorScoreRow.id))
-    )
-    scores: dict[str, dict[str, tuple[int, int]]] = {}
-    for row in session.exec(query):
-        scores.setdefault(names[row.expert_id], {})[row.category] = (row.right, row.tried)
-    return scores
-
-
 def _version(
     set_row: QuestionSetRow,
     rows: Sequence[ExpertRow],
     profile_ids: Mapping[str, int | None],
     aggregators: AggregatorScores,
+    trials: Mapping[str, int],
 ) -> str:
     """A short hash of all that the pool is made of."""
     parts = []
     for row in sorted(rows, key=lambda row: row.name):
         scores = sorted(aggregators.get(row.name, {}).items())
-        parts.append((row.name, row.id, row.description, row.licence, profile_ids.get(row.name), scores))
+        measured = (profile_ids.get(row.name), scores, trials.get(row.name))
+        parts.append((row.name, row.id, row.description, row.licence, *measured))
     return hashlib.sha256(repr((set_row.id, parts)).encode()).hexdigest()[:16]

@@ -4,18 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import prompts
+from orchestrator import annotation, prompts
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.values import Answered
 from orchestrator.runs.pinned import seed_for
 from skills import annotate
 from skills.question import Question
 from workers.messages import ChatMessage, Sampling
-
-CHARS_PER_TOKEN = 3
-"""Cautious for English, so that an aggregator's prompt fits its context."""
-ANNOTATION_SAMPLING = Sampling(temperature=0.7, max_tokens=64)
-"""The paper's temperature; five skills fit in far fewer tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +30,7 @@ def expert(of: Expert, question: Question, *, seed: int) -> Asked:
 
 def aggregator(of: Expert, question: Question, answered: Sequence[Answered], *, seed: int) -> Asked:
     """The merging of experts' answers, cut to fit the aggregator's context."""
-    room = (of.model.context_tokens - of.sampling.max_tokens) * CHARS_PER_TOKEN - len(question.rendered())
+    room = (of.model.context_tokens - of.sampling.max_tokens) * prompts.CHARS_PER_TOKEN - len(question.rendered())
     max_chars = max(1, min(prompts.MAX_FUSED_CHARS, room))
     messages = prompts.aggregator_messages(
         question,
@@ -50,7 +45,7 @@ def aggregator(of: Expert, question: Question, answered: Sequence[Answered], *, 
 def annotator(of: Expert, question: Question, *, seed: int) -> Asked:
     """One sample of the skills that a question needs."""
     messages = tuple(ChatMessage.model_validate(message) for message in annotate.messages(question.text))
-    return _asked(of, messages, ANNOTATION_SAMPLING, seed)
+    return _asked(of, messages, annotation.SAMPLING, seed)
 
 
 def _asked(of: Expert, messages: Sequence[ChatMessage], sampling: Sampling, seed: int) -> Asked:
@@ -59,7 +54,7 @@ def _asked(of: Expert, messages: Sequence[ChatMessage], sampling: Sampling, seed
     chars = sum(len(message.content) for message in messages)
     return Asked(
         request={"messages": turns, "sampling": plain, "adapter": of.adapter},
-        tokens=chars // CHARS_PER_TOKEN + sampling.max_tokens,
+        tokens=chars // prompts.CHARS_PER_TOKEN + sampling.max_tokens,
     )
 
 

@@ -52,6 +52,8 @@ class Pinned(BaseModel):
     """Only for profile and aggregator runs."""
     items: dict[str, list[dict[str, Any]]] = {}
     """Only for an aggregator test: custom id -> the completions to merge."""
+    natural: dict[str, dict[str, Any]] = {}
+    """Only for an aggregator test: custom id -> recruits and what they had answered (`stored.item_json`), to merge."""
 
 
 def seed_for(*parts: object) -> int:

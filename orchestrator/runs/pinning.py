@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator import aggregators, fusion, recruiting, residency
+from orchestrator import aggregators, fusion, recruiting, residency, trials
 from orchestrator.online import deciding
 from orchestrator.pool.pool import Pool, pins
 from orchestrator.runs.pinned import Baselines, Pinned, Stage
@@ -55,7 +55,7 @@ def for_benchmark(
     stages: dict[Stage, tuple[str, ...]] = {
         "annotate": _keys(pool, [annotator]) if annotator else (),
         "generate": _keys(pool, pool.experts),
-        "fuse": _fusing(pool, questions, method, aggregator),
+        "fuse": _fusing(pool, questions, method, aggregator, strategy),
     }
     return Pinned(
         lines=len(questions),
@@ -91,21 +91,31 @@ def for_profile(*, expert: ExpertRow, question_set: QuestionSetRow, questions: S
 
 
 def for_aggregator_test(
-    *, pool: Pool, question_set: QuestionSetRow, items: Sequence[aggregators.TestItem], seed: int
+    *,
+    pool: Pool,
+    question_set: QuestionSetRow,
+    items: Sequence[aggregators.TestItem],
+    natural: Sequence[trials.Item],
+    strategy: str,
+    k: int,
+    seed: int,
 ) -> Pinned:
-    """Settings of an aggregator test. Raises `RunRefused`."""
-    if not items:
+    """Settings of an aggregator test; `natural` items were recruited for by `strategy`. Raises `RunRefused`."""
+    if not items and not natural:
         raise RunRefused("no question was both solved and missed: there is nothing to test aggregators on")
     stages: dict[Stage, tuple[str, ...]] = {"fuse": _keys(pool, pool.experts)}
     return Pinned(
-        lines=len(items),
+        lines=len(items) + len(natural),
         seed=seed,
         models=_models(pool),
         stages=stages,
         pool=pins(pool),
+        k=k,
+        strategy=strategy,
         planned_loads=_planned_loads(pool, stages),
         question_set_id=question_set.id,
         items={item.question.id: [stored.answered_json(each) for each in item.answered] for item in items},
+        natural={item.question.id: stored.item_json(item) for item in natural},
     )
 
 
@@ -152,11 +162,13 @@ def baselines(lines: int, *, k: int, size: int) -> Baselines:
     return Baselines(lines=sampled, calls=sampled * others)
 
 
-def _fusing(pool: Pool, questions: Sequence[Question], method: str, aggregator: str | None) -> tuple[str, ...]:
+def _fusing(
+    pool: Pool, questions: Sequence[Question], method: str, aggregator: str | None, strategy: str
+) -> tuple[str, ...]:
     """Models that may have to merge answers."""
     if method in ("vote", "best_single"):
         return ()
-    if method == "auto" and all(question.options for question in questions):
+    if method == "auto" and all(question.options for question in questions) and not pool.synthesis.gaining(strategy):
         return ()  # choices are voted on; an aggregator is the exception
     if aggregator is not None:
         return _keys(pool, [aggregator])

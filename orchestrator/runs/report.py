@@ -11,14 +11,14 @@ from sqlmodel import Session
 
 from orchestrator import baselines, statistics
 from orchestrator.baselines import Judged
-from orchestrator.runs import costs, runs
+from orchestrator.runs import aggregator_report, costs, runs
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.storage.tables import RunRow
 
 _LINES = sa.text(
     """
     SELECT position, question->>'category' AS category, correct, error, answers, fused->>'method' AS method,
-        decision->'recruits'->0->>'expert' AS first, answer
+        fused->'gain' AS gain, decision->'recruits'->0->>'expert' AS first, answer
     FROM instance WHERE run_id = :run AND stage = 'done' ORDER BY position
     """
 )
@@ -36,6 +36,8 @@ class Line:
     method: str
     first: str
     """The first recruit."""
+    gain: float | None = None
+    """What fusing so was expected to gain over the first recruit, where something was known."""
     answers: Mapping[str, Mapping[str, Any]]
     """Expert -> its judged answer (`staging.benchmark.answer_json`)."""
 
@@ -52,7 +54,7 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     lines = _lines(session, run_id)
     report = _head(session, run, pinned, lines) | costs.of(session, run, pinned)
     if run.kind == "aggregator":
-        return report | {"per_expert": _merging(session, run_id)}
+        return report | aggregator_report.of(session, run_id)
     report |= {
         "accuracy": _json(_accuracy(lines)),
         "per_category": {name: _json(_accuracy(group)) for name, group in _by_category(lines).items()},
@@ -61,7 +63,7 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     if run.kind == "benchmark":
         report |= {
             "baselines": compare(lines, pinned),
-            "fusion": _fusion(lines, pinned),
+            "fusion": fusion_meter(lines, pinned),
         }
     return report
 
@@ -126,12 +128,30 @@ def _expert(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _fusion(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
+def fusion_meter(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
     """How answers were merged, and whether that beat taking the first recruit's answer alone."""
     return {
         "methods": dict(sorted(Counter(line.method for line in lines).items())),
         "first_recruit": _json(statistics.wilson(sum(_is_right(line, line.first) for line in lines), len(lines))),
         "gain": _difference(lines, pinned, lambda line: _credit(line, line.first)),
+        "per_method": {
+            method: _method([line for line in lines if line.method == method], pinned)
+            for method in sorted({line.method for line in lines})
+        },
+    }
+
+
+def _method(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
+    """One way to fuse: how right it was beside the first recruit on the same lines, measured and as expected."""
+    gain = _paired([line.correct for line in lines], [_is_right(line, line.first) for line in lines], pinned)
+    expected = [line.gain for line in lines if line.gain is not None]
+    return {
+        "lines": len(lines),
+        "accuracy": round(sum(line.correct for line in lines) / len(lines), 4),
+        "first_recruit": round(sum(_is_right(line, line.first) for line in lines) / len(lines), 4),
+        "gain": None if gain is None else round(gain.value, 4),
+        "gain_ci95": None if gain is None else gain.as_json()["ci95"],
+        "expected_gain": round(float(np.mean(expected)), 4) if expected else None,
     }
 
 
@@ -171,22 +191,11 @@ def _lines(session: Session, run_id: str) -> list[Line]:
             error=row.error,
             method=row.method or "none",
             first=row.first or "",
+            gain=row.gain,
             answers=row.answers or {},
         )
         for row in session.execute(_LINES, {"run": run_id})
     ]
-
-
-def _merging(session: Session, run_id: str) -> dict[str, Any]:
-    """Of an aggregator test: each expert's score over all areas."""
-    rows = session.execute(
-        sa.text(
-            'SELECT name, "right", tried FROM aggregator_score JOIN expert ON expert.id = expert_id'
-            " WHERE run_id = :run AND category = '' ORDER BY name"
-        ),
-        {"run": run_id},
-    )
-    return {row.name: _json(statistics.wilson(row.right, row.tried)) for row in rows}
 
 
 def _single(lines: Sequence[Line], expert: str | None) -> dict[str, Any]:

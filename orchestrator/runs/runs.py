@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from orchestrator import aggregators
+from orchestrator import aggregators, trials
 from orchestrator.pool import question_sets
 from orchestrator.pool.pool import Pool
 from orchestrator.runs import lines, pinning
@@ -99,12 +99,26 @@ def submit_profile(session: Session, *, settings: Settings, expert: ExpertRow, q
 
 
 def submit_aggregator_test(
-    session: Session, *, pool: Pool, question_set: QuestionSetRow, items: Sequence[aggregators.TestItem], seed: int = 0
+    session: Session,
+    *,
+    pool: Pool,
+    question_set: QuestionSetRow,
+    items: Sequence[aggregators.TestItem],
+    natural: Sequence[trials.Item],
+    strategy: str,
+    k: int,
+    seed: int = 0,
 ) -> RunRow:
-    """Write a run in which every expert of the pool merges the same prepared completions. Raises `RunRefused`."""
-    pinned = pinning.for_aggregator_test(pool=pool, question_set=question_set, items=items, seed=seed)
+    """Write a run in which every expert of the pool merges the same answers. Raises `RunRefused`.
+
+    `items`: prepared ones. `natural`: those that k recruits of `strategy` had given; question ids are all distinct.
+    """
+    pinned = pinning.for_aggregator_test(
+        pool=pool, question_set=question_set, items=items, natural=natural, strategy=strategy, k=k, seed=seed
+    )
     run = _insert(session, kind="aggregator", name=question_set.name, pinned=pinned)
-    _insert_instances(session, run.id, [item.question for item in items], stage="fuse")
+    questions = [*(item.question for item in items), *(item.question for item in natural)]
+    _insert_instances(session, run.id, questions, stage="fuse")
     return run
 
 

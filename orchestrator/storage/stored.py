@@ -6,6 +6,8 @@ from typing import Any
 
 from orchestrator.fusion import Fused
 from orchestrator.recruiting.values import Answered, MatchedSkill, Recruit, Recruitment
+from orchestrator.synthesis import Trial
+from orchestrator.trials import Item
 from skills.question import Question
 
 
@@ -111,4 +113,32 @@ def fused_json(fused: Fused) -> dict[str, Any]:
         "confidence": float(fused.confidence),
         "votes": {answer: float(weight) for answer, weight in fused.votes.items()},
         "note": fused.note,
+        "gain": None if fused.gain is None else float(fused.gain),
     }
+
+
+def item_json(item: Item) -> dict[str, Any]:
+    """A natural item of an aggregator test, without its question. `item_of` reads it."""
+    return {
+        "recruitment": recruitment_json(item.recruitment),
+        "answered": [answered_json(each) for each in item.answered],
+    }
+
+
+def item_of(stored: Mapping[str, Any], question: Question) -> Item:
+    """The item that `item_json` wrote."""
+    return Item(
+        question=question,
+        recruitment=recruitment_of(stored["recruitment"]),
+        answered=tuple(answered_of(each) for each in stored["answered"]),
+    )
+
+
+def trial_json(trial: Trial) -> dict[str, Any]:
+    """What an aggregator made of an item. `trial_of` reads it."""
+    return dataclasses.asdict(trial)
+
+
+def trial_of(stored: Mapping[str, Any]) -> Trial:
+    """What `trial_json` wrote; other fields beside it are ignored."""
+    return Trial(**{field.name: stored[field.name] for field in dataclasses.fields(Trial)})

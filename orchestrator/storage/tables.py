@@ -133,6 +133,23 @@ class AggregatorScoreRow(SQLModel, table=True):
     created_at: dt.datetime = _now()
 
 
+class SynthesisTrialsRow(SQLModel, table=True):
+    """What one expert, as aggregator, made of recruits' own answers in one aggregator test. Immutable."""
+
+    __tablename__ = "synthesis_trials"
+    __table_args__ = (sa.UniqueConstraint("expert_id", "question_set_id", "run_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    expert_id: int = Field(foreign_key="expert.id", index=True)
+    question_set_id: int = Field(foreign_key="question_set.id", index=True)
+    run_id: str
+    strategy: str
+    """The strategy that the test recruited with."""
+    trials: list[Json] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
+    """`orchestrator.synthesis.Trial` each, with "question" and, as "experts", the ids of those who had answered."""
+    created_at: dt.datetime = _now()
+
+
 class RunRow(SQLModel, table=True):
     """A batch, benchmark, profiling or aggregator test."""
 

@@ -8,10 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator import metrics, recruiting
+from orchestrator.pool import pool, question_sets
+from orchestrator.pool.pool import Pool
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from orchestrator.runs import events, report, runs
 from orchestrator.settings import Settings
-from orchestrator.storage.tables import RunRow
+from orchestrator.storage.tables import RunRow, SynthesisTrialsRow
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker
@@ -217,6 +219,84 @@ def test_a_profile_run_brings_an_expert_into_the_pool(driver: Driver, redis_url:
         driver.until(lambda: driver.scalar("SELECT count(DISTINCT expert_id) FROM aggregator_score") == 2)
     assert driver.scalar("SELECT count(*) FROM profile") == 2
     assert driver.scalar("SELECT count(*) FROM run WHERE kind = 'aggregator'") == 1
+
+
+def profiled(driver: Driver, source: str) -> Pool:
+    """Three equal experts, profiled, and tested as aggregators."""
+    with driver.session() as session:
+        seeds.question_set(session)
+        for name in ("ada", "bob", "cyd"):
+            seeds.expert(session, name, f"stub:{name}?{source}", state="registered")
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM run WHERE kind = 'aggregator' AND status = 'completed'"))
+    with driver.session() as session:
+        return pool.load(session, question_set=seeds.SET_NAME)
+
+
+@pytest.mark.parametrize(("merges", "method"), [(1.0, "aggregate"), (0.0, "vote")])
+def test_answers_are_merged_where_the_aggregator_test_found_that_it_pays(
+    driver: Driver, redis_url: str, tmp_path: Path, merges: float, method: str
+) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        members = profiled(driver, f"p=0.4&q=0.4&merges={merges}")
+        with driver.session() as session:
+            asked = seeds.questions(30)
+            run = runs.submit_benchmark(
+                session, settings=driver.settings, pool=members, name="t", questions=asked, k=3, fusion="auto"
+            )
+        driver.until(lambda: driver.is_done(run.id))
+    with driver.session() as session:
+        (test,) = runs.listed(session, kind="aggregator")
+        built = runs.get(session, run.id).report
+        lines = list(runs.results(session, run.id))
+    assert test.report is not None
+    assert {found["right"] for found in test.report["natural"].values()} == {18 if merges else 0}
+    assert built is not None
+    methods = built["fusion"]["per_method"]
+    if method == "vote":
+        assert "aggregate" not in methods
+        assert not run.pinned["stages"]["fuse"]
+        return
+    assert run.pinned["stages"]["fuse"]
+    merged = methods["aggregate"]
+    assert merged["lines"] > 15
+    assert merged["accuracy"] == 1.0 > merged["first_recruit"]
+    assert merged["gain"] == pytest.approx(1 - merged["first_recruit"], abs=1e-3)
+    assert merged["expected_gain"] > 0.1
+    notes = {line["fused"]["note"] for line in lines if line["fused"]["method"] == "aggregate"}
+    assert all("is known to gain here" in note for note in notes)
+
+
+def test_a_run_goes_by_the_trials_that_it_pinned(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        members = profiled(driver, "p=0.4&q=0.4&merges=1")
+    pins = pool.pins(members)
+    strategy = driver.settings.strategy
+    assert members.synthesis.gaining(strategy)
+    with driver.session() as session:
+        ids = {name: expert.id for name, expert in members.experts.items()}
+        set_row = question_sets.newest(session, seeds.SET_NAME)
+        for expert_id in ids.values():
+            session.add(
+                SynthesisTrialsRow(
+                    expert_id=expert_id, question_set_id=set_row.id or 0, run_id="aggr-later", strategy=strategy
+                )
+            )
+    with driver.session() as session:
+        now = pool.load(session, question_set=seeds.SET_NAME)
+        assert now.version == pool.current_version(session, question_set=seeds.SET_NAME) != members.version
+        assert now.synthesis.gaining(strategy) == ()
+        then = pool.pinned(session, pins)
+    assert then.version == members.version
+    assert then.synthesis.gaining(strategy) == members.synthesis.gaining(strategy)
+
+
+def test_trials_count_for_the_experts_that_answered_in_them(driver: Driver, redis_url: str, tmp_path: Path) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        members = profiled(driver, "p=0.4&q=0.4&merges=1")
+    with driver.session() as session:
+        fewer = pool.load(session, question_set=seeds.SET_NAME, names=["ada", "bob"])
+    assert members.synthesis.gaining(driver.settings.strategy)
+    assert fewer.synthesis.gaining(driver.settings.strategy) == ()
 
 
 def test_an_expert_whose_answers_cannot_be_read_is_quarantined(driver: Driver, fake: FakeWorker) -> None:

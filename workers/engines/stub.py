@@ -10,6 +10,7 @@
 | `context` | longest prompt, in words |
 | `child` | 1: runs in a process of its own, as vLLM does |
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
+| `merges` | probability that it is right when it merges others' answers; by default as when it answers itself |
 
 The stub knows nothing. So that experts of known strength can be made, a question may carry its own answer in a
 mark: `[stub:gold=C]`, with `[stub:skill=algebra,geometry]`. Whether an expert "knows" it is drawn from a hash of
@@ -37,6 +38,8 @@ from workers.messages import ChatMessage, Completion, Delta, Model, Request
 STEP_S = 0.01
 """Streamed words are sent in steps of about this length, like an engine's."""
 _MARK = re.compile(r"\[stub:(\w+)(?:=([^\]]*))?\]")
+_FENCE = re.compile(r"^<answer-\w+ 1>$", re.MULTILINE)
+"""What an aggregator's prompt puts others' answers between."""
 _OPTION_LINE = re.compile(r"^\(?([A-Z])[.):]\s", re.MULTILINE)
 _WORDS = ("light", "water", "time", "number", "field", "order", "source", "balance", "motion", "language")
 
@@ -56,6 +59,7 @@ class StubOptions(BaseModel):
     good: tuple[str, ...] = ()
     p: float = 0.9
     q: float = 0.3
+    merges: float | None = None
 
     @field_validator("good", mode="before")
     @classmethod
@@ -175,6 +179,8 @@ def answer(source: str, options: StubOptions, request: Request, marks: dict[str,
             return f"The answer is ({letters[_draw(source, request, 'letter', len(letters))]})."
         return " ".join(_WORDS[_draw(source, request, f"word {i}", len(_WORDS))] for i in range(12)).capitalize() + "."
     chance = options.p if set(skills) & set(options.good) else options.q
+    if options.merges is not None and _FENCE.search(spoken):
+        chance = options.merges
     knows = _draw(source, request, "knows", 1_000_000) < chance * 1_000_000
     given = gold if knows else _wrong(gold, letters, _draw(source, request, "wrong", 1_000))
     return f"The answer is ({given})." if letters else f"The answer is \\boxed{{{given}}}."

@@ -6,8 +6,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import aggregators, annotation, fusion
+from orchestrator import aggregators, annotation, choosing, fusion
 from orchestrator.answers import grading
+from orchestrator.choosing import Choice
 from orchestrator.fusion import Fused
 from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
 from orchestrator.runs import asking
@@ -62,14 +63,17 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
         more = [recruit for recruit in wanted if recruit.expert not in quarantined]
         if more:
             _next_round(session, context, instance, recruitment, more, batch)
-        elif (name := _aggregator(context, instance, recruitment, answered, quarantined)) is not None:
+            continue
+        name = _aggregator(context, recruitment, quarantined)
+        choice = _choose(context, instance, recruitment, answered, name)
+        if choice.method == "aggregate" and name is not None:
             asked = asking.aggregator(
                 context.experts[name], instance.question, answered, seed=_seed(context, instance, "fuse", name)
             )
             batch.ask(instance, context.experts[name], asked, stage="fuse")
             batch.move(instance, "fuse")
         else:
-            _grade(context, instance, own, answered, _merge(context, instance, recruitment, answered), batch)
+            _grade(context, instance, own, answered, choice.explains(_merge(choice, recruitment, answered)), batch)
     return batch
 
 
@@ -83,8 +87,9 @@ def aggregated(session: Session, context: Context, instances: Sequence[Instance]
         answered = _answered(context, instance, own)
         (merging,) = (unit for unit in own if unit.stage == "fuse")
         merged = merging.answered(instance.question)
+        choice = _choose(context, instance, recruitment, answered, merging.expert)
         fused = fusion.read_aggregate(recruitment, answered, instance.question, merged)
-        _grade(context, instance, own, answered, fused, batch)
+        _grade(context, instance, own, answered, choice.explains(fused), batch)
     return batch
 
 
@@ -206,22 +211,9 @@ def _next_round(
     batch.move(instance, "generate", ready=not missing, round=round, decision=decision)
 
 
-def _aggregator(
-    context: Context,
-    instance: Instance,
-    recruitment: Recruitment,
-    answered: Sequence[Answered],
-    quarantined: set[str],
-) -> str | None:
-    """Who merges the answers; None where they are voted on, or there is nothing to merge."""
+def _aggregator(context: Context, recruitment: Recruitment, quarantined: set[str]) -> str | None:
+    """Who merges the answers, should they be merged."""
     assert context.pool is not None
-    if not any(fusion.is_usable(item) for item in answered):
-        return None
-    method = context.pinned.fusion
-    if method == "auto":
-        method = fusion.choose(recruitment, answered, instance.question)
-    if method != "aggregate":
-        return None
     available = tuple(name for name in context.experts if name not in quarantined)
     if context.pinned.aggregator is not None:
         return context.pinned.aggregator if context.pinned.aggregator in available else None
@@ -229,13 +221,26 @@ def _aggregator(
     return aggregators.pick(context.pool.aggregators, skills, available) if available else None
 
 
-def _merge(context: Context, instance: Instance, recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
-    method: str = context.pinned.fusion
-    if method == "auto":
-        method = fusion.choose(recruitment, answered, instance.question)
-    if method in ("best_single", "none"):
-        return fusion.best_single(recruitment, answered)
-    return fusion.vote(recruitment, answered)
+def _choose(
+    context: Context,
+    instance: Instance,
+    recruitment: Recruitment,
+    answered: Sequence[Answered],
+    aggregator: str | None,
+) -> Choice:
+    assert context.pool is not None
+    return choosing.choose(
+        recruitment,
+        answered,
+        instance.question,
+        wanted=context.pinned.fusion,
+        aggregator=aggregator,
+        learnt=context.pool.synthesis,
+    )
+
+
+def _merge(choice: Choice, recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
+    return (fusion.vote if choice.method == "vote" else fusion.best_single)(recruitment, answered)
 
 
 def _grade(

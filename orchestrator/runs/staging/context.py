@@ -72,13 +72,14 @@ class Contexts:
         else:
             row = session.get_one(ExpertRow, pinned.expert_id)
             experts = {row.name: pool.expert_of(row)}
+        recruits = run.kind == "benchmark"
         return Context(
             run_id=run.id,
             kind=run.kind,
             pinned=pinned,
             experts=experts,
             pool=members,
-            recruiter=self._recruiters.recruiter(members, pinned.strategy) if members and pinned.strategy else None,
+            recruiter=self._recruiters.recruiter(members, pinned.strategy) if members and recruits else None,
             panel=panel(pinned),
             embedder=self._load_embedder,
         )

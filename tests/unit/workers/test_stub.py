@@ -39,6 +39,13 @@ async def test_it_is_right_as_often_as_its_options_say() -> None:
     assert await share_right(source, QUESTION.replace("arith", "law")) == pytest.approx(0.3, abs=0.1)
 
 
+async def test_merging_may_be_another_strength() -> None:
+    merging = QUESTION + "\n\n<answer-0f 1>\nThe answer is (A).\n</answer-0f 1>"
+    assert await share_right("stub:a?q=0&merges=1", merging) == 1
+    assert await share_right("stub:a?q=0&merges=1", QUESTION) == 0
+    assert await share_right("stub:a?q=1", merging) == 1
+
+
 async def test_a_wrong_answer_is_one_of_the_other_letters() -> None:
     assert (await generate("stub:a?q=0", asked(QUESTION))).text in ("The answer is (A).", "The answer is (C).")
 

@@ -1,12 +1,16 @@
 """The online driver, on a scripted transport: what is asked, what is streamed, what trouble costs."""
 
+import dataclasses
 import time
 
 import pytest
 
+from orchestrator import synthesis
 from orchestrator.online import online
+from orchestrator.online.deciding import Decision
 from orchestrator.online.query import Answer, Budget, Event, Options, Piece, QueryFailed, QueryRefused, Stage
 from orchestrator.online.transport import NoWorker, WorkerLost
+from orchestrator.synthesis import Trial
 from tests.unit.orchestrator import scripted
 from tests.unit.orchestrator.scripted import ScriptedTransport, decision, query, recruit
 from workers.messages import Completion
@@ -173,6 +177,38 @@ async def test_calls_that_are_spent_leave_no_aggregator() -> None:
     assert answer.explanation is not None
     assert answer.explanation["fusion"]["method"] == "vote"
     assert "no call for an aggregator" in answer.explanation["note"]
+
+
+def gaining(*recruits: str, calls: int = 10) -> Decision:
+    """A decision on a pool in which merging by "a" was right wherever votes were not."""
+    trials = [
+        Trial(strategy="scripted", confidence=0.4, is_choice=True, vote_right=False, first_right=False, right=True)
+        for _ in range(20)
+    ]
+    decided = decision(recruit("a", 1.2), *map(recruit, recruits), calls=calls)
+    return dataclasses.replace(
+        decided, pool=dataclasses.replace(decided.pool, synthesis=synthesis.learn({"a": trials}))
+    )
+
+
+async def test_choices_are_merged_where_trials_showed_a_gain_and_the_answer_says_so() -> None:
+    transport = ScriptedTransport({"a": "(A)", "b": "(B)", "fuse": "So it is (B)."})
+    answer = _answer(await _events(transport, decided=gaining("b")))
+    assert answer.text == "So it is (B)."
+    assert answer.explanation is not None
+    fused = answer.explanation["fusion"]
+    assert (fused["method"], fused["expert"]) == ("aggregate", "a")
+    assert fused["note"].startswith("merging by a is known to gain here")
+    assert fused["gain"] > 0.1
+
+
+async def test_a_gain_is_forgone_where_the_budget_leaves_no_call() -> None:
+    transport = ScriptedTransport({"a": "(A)", "b": "(B)"})
+    answer = _answer(await _events(transport, decided=gaining("b", calls=2)))
+    assert answer.explanation is not None
+    fused = answer.explanation["fusion"]
+    assert (fused["method"], fused["gain"]) == ("vote", None)
+    assert fused["note"].startswith("the budget left no call for an aggregator")
 
 
 async def test_a_budget_of_tokens_bounds_every_generation() -> None:

@@ -1,5 +1,6 @@
 """The arithmetic of a benchmark's report."""
 
+import dataclasses
 from typing import Any
 
 from orchestrator.runs import report
@@ -74,6 +75,24 @@ def test_each_expert_is_judged_as_a_recruit_and_on_all_it_was_asked() -> None:
     assert bob["accuracy"]["value"] == 0.5
     assert bob["accuracy_when_recruited"]["value"] == 1.0
     assert bob["completion_tokens"] == 8
+
+
+def test_the_fusion_meter_tells_each_method_beside_the_first_recruit_on_its_own_lines() -> None:
+    merged = [
+        dataclasses.replace(each, method="aggregate", gain=gain)
+        for each, gain in zip(LINES[:2], (0.1, None), strict=True)
+    ]
+    meter = report.fusion_meter([*merged, *LINES[2:]], PINNED)
+    assert meter["methods"] == {"aggregate": 2, "vote": 2}
+    assert meter["per_method"]["aggregate"] == {
+        "lines": 2,
+        "accuracy": 1.0,
+        "first_recruit": 1.0,
+        "gain": 0.0,
+        "gain_ci95": [0.0, 0.0],
+        "expected_gain": 0.1,
+    }
+    assert meter["per_method"]["vote"]["expected_gain"] is None
 
 
 def test_no_line_at_all_has_no_accuracy() -> None:
