@@ -15,16 +15,19 @@ _LOADED = sa.text(
         load_s = coalesce((model_cost.load_s + excluded.load_s) / 2, excluded.load_s), at = now()
     """
 )
-_ANSWERED = sa.text(
-    """
-    INSERT INTO model_cost (model_key, token_s) VALUES (:model_key, :token_s)
+_ANSWERED = """
+    INSERT INTO model_cost (model_key, {column}) VALUES (:model_key, :token_s)
     ON CONFLICT (model_key) DO UPDATE SET
-        token_s = coalesce(
-            model_cost.token_s + (excluded.token_s - model_cost.token_s) * :weight, excluded.token_s
+        {column} = coalesce(
+            model_cost.{column} + (excluded.{column} - model_cost.{column}) * :weight, excluded.{column}
         ), at = now()
     """
-)
-_ALL = sa.text("SELECT model_key, load_s, token_s FROM model_cost")
+_ANSWERED_ONLINE = sa.text(_ANSWERED.format(column="token_s"))
+_ANSWERED_IN_BULK = sa.text(_ANSWERED.format(column="bulk_token_s"))
+_ALL = sa.text("SELECT model_key, load_s, coalesce(token_s, bulk_token_s / :slower) AS token_s FROM model_cost")
+BULK_SLOWER = 4.0
+"""An answer takes so much longer among many bulk ones than alone: SmolLM2-135M on one CPU thread makes 42 tokens a second
+for one request and 332 for 32."""
 MEMORY_ANSWERS = 16.0
 """So many new answers count as much as all before them: a slow hour is forgotten soon."""
 
@@ -35,12 +38,12 @@ class Measured:
 
     load_s: Mapping[str, float] = field(default_factory=dict)
     token_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in the engine per completion token, its prompt's share included."""
+    """Seconds in the engine per completion token of an online answer, its prompt's share included."""
 
 
 def read(session: Session) -> Measured:
     """All that is known."""
-    rows = session.execute(_ALL).all()
+    rows = session.execute(_ALL, {"slower": BULK_SLOWER}).all()
     return Measured(
         load_s={row.model_key: row.load_s for row in rows if row.load_s is not None},
         token_s={row.model_key: row.token_s for row in rows if row.token_s is not None},
@@ -52,7 +55,7 @@ def note_load(session: Session, model_key: str, seconds: float) -> None:
     session.execute(_LOADED, {"model_key": model_key, "seconds": seconds})
 
 
-def note_answers(session: Session, answers: Iterable[tuple[str, Completion]]) -> None:
+def note_answers(session: Session, answers: Iterable[tuple[str, Completion]], *, online: bool) -> None:
     """Model keys and what they answered; failures and empty answers tell nothing of speed."""
     seconds: dict[str, float] = {}
     tokens: dict[str, int] = {}
@@ -64,4 +67,5 @@ def note_answers(session: Session, answers: Iterable[tuple[str, Completion]]) ->
             count[key] = count.get(key, 0) + 1
     for key in sorted(seconds):  # always in this order: two processes must not wait for each other's rows
         weight = count[key] / (count[key] + MEMORY_ANSWERS)
-        session.execute(_ANSWERED, {"model_key": key, "token_s": seconds[key] / tokens[key], "weight": weight})
+        statement = _ANSWERED_ONLINE if online else _ANSWERED_IN_BULK
+        session.execute(statement, {"model_key": key, "token_s": seconds[key] / tokens[key], "weight": weight})

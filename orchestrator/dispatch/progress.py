@@ -101,7 +101,7 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
     news = ",".join(_news(unit_id, each) for unit_id, each in known)
     rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
     completions = {unit_id: each.completion for unit_id, each in known}
-    measured.note_answers(session, ((row.model_key, completions[row.id]) for row in rows))
+    measured.note_answers(session, ((row.model_key, completions[row.id]) for row in rows), online=False)
     reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
     for row in rows:
         if row.id in reasons:

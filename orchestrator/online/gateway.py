@@ -216,7 +216,7 @@ class Gateway:
         try:
             with self.session() as session:
                 queries.keep(session, query_id=query_id, **kept.columns())
-                measured.note_answers(session, self.transport.take_answers())
+                measured.note_answers(session, self.transport.take_answers(), online=True)
         except Exception:
             log.exception("query not kept", query=query_id)
 

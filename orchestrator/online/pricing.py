@@ -15,8 +15,9 @@ CHARS_PER_TOKEN = 4.0
 LOAD_S = {"vllm": 60.0, "remote": 1.0, "stub": 1.0}
 TOKEN_S = 0.03
 """Of a model never measured, where none ever was: cautious for a GPU. Else the mean of those that were."""
-BULK_AT_ONCE = 16
-"""Bulk requests that an engine is taken to answer side by side: a load waits until those sent have ended."""
+BULK_GAIN = 8.0
+"""An engine makes so many times more tokens for many requests than for one (measured as `measured.BULK_SLOWER`). A load
+waits until the bulk requests sent have ended."""
 ANSWER_TOKENS = 100
 """Of an answer of which nothing else is known."""
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1, 60
@@ -122,7 +123,7 @@ def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerSta
     if loading is not None:
         return loading, load_s
     speeds = supply.measured.token_s.values()
-    unit_s = (sum(speeds) / len(speeds) if speeds else TOKEN_S) * ANSWER_TOKENS / BULK_AT_ONCE
+    unit_s = (sum(speeds) / len(speeds) if speeds else TOKEN_S) * ANSWER_TOKENS / BULK_GAIN
 
     def wait_s(worker: WorkerState) -> float:
         other = _mean_or(supply.measured.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0

@@ -289,7 +289,9 @@ class ModelCostRow(SQLModel, table=True):
     load_s: float | None = None
     """Seconds of a load."""
     token_s: float | None = None
-    """Seconds in the engine per completion token."""
+    """Seconds in the engine per completion token, of online answers."""
+    bulk_token_s: float | None = None
+    """The same of bulk ones, many side by side."""
     at: dt.datetime = _now()
 
 

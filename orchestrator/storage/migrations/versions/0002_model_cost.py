@@ -15,6 +15,7 @@ def upgrade() -> None:
         sa.Column("model_key", sa.String(), nullable=False),
         sa.Column("load_s", sa.Float(), nullable=True),
         sa.Column("token_s", sa.Float(), nullable=True),
+        sa.Column("bulk_token_s", sa.Float(), nullable=True),
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("model_key"),
     )

@@ -58,7 +58,7 @@ def test_a_queue_at_the_worker_is_waited_for_in_turns() -> None:
 
 
 def test_loads_are_spread_over_the_workers_and_wait_for_what_runs_there() -> None:
-    found = priced(worker("v", A), worker("w"), experts={"a": A, "b": B, "c": C}, bulk_out={"v": 16}).costs
+    found = priced(worker("v", A), worker("w"), experts={"a": A, "b": B, "c": C}, bulk_out={"v": 8}).costs
     assert [found[name].device for name in "bc"] == ["w", "v"]
     assert [found[name].load_s for name in "bc"] == pytest.approx([20, 32])
     busy = priced(worker("w", loading=A), experts={"a": A, "b": B}).costs
