@@ -26,8 +26,8 @@ _ANSWERED_ONLINE = sa.text(_ANSWERED.format(column="token_s"))
 _ANSWERED_IN_BULK = sa.text(_ANSWERED.format(column="bulk_token_s"))
 _ALL = sa.text("SELECT model_key, load_s, coalesce(token_s, bulk_token_s / :slower) AS token_s FROM model_cost")
 BULK_SLOWER = 4.0
-"""An answer takes so much longer among many bulk ones than alone: SmolLM2-135M on one CPU thread makes 42 tokens a second
-for one request and 332 for 32."""
+"""An answer takes so much longer among many bulk ones than alone: SmolLM2-135M on one CPU thread makes 42 tokens a
+second for one request, 332 for 32."""
 MEMORY_ANSWERS = 16.0
 """So many new answers count as much as all before them: a slow hour is forgotten soon."""
 
