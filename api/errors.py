@@ -7,7 +7,7 @@ no such model, expert, file, run, route …       404     invalid_request_error 
 the method is not allowed here                  405     invalid_request_error  method_not_allowed
 an expert that is not live; a name taken        409     invalid_request_error  expert_not_live, name_taken
 a body or file larger than the service takes    413     invalid_request_error  too_large
-too many queries in flight                      429     rate_limit_error       too_many_queries
+too many queries in flight, or waiting          429     rate_limit_error       too_many_queries
 a fault of ours                                 500     server_error           internal_error
 every expert failed                             502     server_error           experts_failed
 no worker, nobody live, a part is away          503     server_error           no_worker, no_expert_live …
@@ -23,7 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from orchestrator.online import deciding, gateway, queries, query, transport
+from orchestrator.online import deciding, gateway, pricing, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
 from orchestrator.runs import runs
@@ -93,6 +93,7 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     files.DiskFull: _Shown(status=507, code="disk_full"),
     queries.UnknownQuery: _Shown(status=404, code="query_not_found", param="id"),
     gateway.TooManyQueries: _Shown(status=429, code="too_many_queries", retry_after_s=gateway.RETRY_AFTER_S),
+    pricing.QueueFull: _Shown(status=429, code="too_many_queries"),
     gateway.DatabaseAway: _Shown(status=503, code="database_away", retry_after_s=RETRY_AFTER_S),
     deciding.NobodyLive: _Shown(status=503, code="no_expert_live", retry_after_s=RETRY_AFTER_S),
     NoExperts: _Shown(status=503, code="no_expert_live", retry_after_s=RETRY_AFTER_S),
@@ -121,9 +122,10 @@ def told(error: Exception) -> ApiError:
         return ApiError(400, str(error), param=error.field or None, code="invalid_value")
     for kind in type(error).__mro__:
         if shown := _SHOWN.get(kind):
+            own_s: int | None = getattr(error, "retry_after_s", None)
             message = error.args[0] if isinstance(error, LookupError) and error.args else str(error)
             return ApiError(
-                shown.status, message, param=shown.param, code=shown.code, retry_after_s=shown.retry_after_s
+                shown.status, message, param=shown.param, code=shown.code, retry_after_s=own_s or shown.retry_after_s
             )
     return ApiError(
         500, "something went wrong on our side; the log has it under this request id", code="internal_error"

@@ -1,6 +1,6 @@
 """How many questions a second are recruited for, all at once and one by one, on one core.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/recruiting_speed.py [--experts 16] [--asks 10000]
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.recruiting_speed [--experts 16] [--asks 10000]
 
 Seconds are of the processor, so that a busy machine does not spoil them. The evidence is made up: embeddings, texts and
 outcomes are random, because only their number matters here.

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     """Default `budget.seconds` of a query."""
     queries_in_flight: int = 32
     """Queries answered at a time; one more is told to come back (429)."""
+    online_waiting: int = 64
+    """Online requests that may wait at one worker beside those it answers; where all are so full, a query is told to
+    come back (429)."""
     keep_queries_days: int = 30
     max_body_bytes: int = 8 * 2**20
     """Largest JSON body."""

@@ -30,6 +30,8 @@ class Evidence:
     """n rows of m parsed answers, "" where none could be read. Empty tuple: not kept."""
     texts: tuple[tuple[str | None, ...], ...] = ()
     """n rows of m completions. Empty tuple: not kept; an entry may be None."""
+    tokens: Floats | None = None
+    """(n, m) tokens that each completion had, NaN where unknown. None: not kept. Only costs are read off it."""
     skill_names: tuple[str, ...] = ()
     """The vocabulary: the distinct skills of `questions`, v of them."""
     skill_embeddings: Floats | None = None

@@ -22,6 +22,8 @@ CANCELLED_KEY = "muster:cancelled"
 """Redis set of cancelled ids: request ids (units, online requests) and `run:<id>`."""
 DEMAND_KEY = "muster:demand"
 """Redis hash: model key -> `Demand` JSON: online requests wait for a model that is resident nowhere."""
+FAILED_LOADS_KEY = "muster:failed-loads"
+"""Redis hash: model key -> `FailedLoad` JSON: what became of a demand that was taken away without a load."""
 WORKER_STALE_S = 5.0
 PROGRESS_INTERVAL_S = 1.0
 
@@ -172,6 +174,8 @@ class LoadEvent(Value):
     seconds: float
     memory_bytes: int = 0
     error: str | None = None
+    fault: Literal["engine", "model"] | None = None
+    """Whose fault a failure is: the engine's (another try may do), the model's (it cannot be loaded)."""
     chunk_id: int | None = None
     """The chunk that asked for it, if a chunk did."""
 
@@ -213,3 +217,11 @@ class Demand(Value):
     model: Model
     since_s: float
     """Unix time of the first request that waits."""
+
+
+class FailedLoad(Value):
+    """Why a demand was not met."""
+
+    reason: str
+    at: float
+    """Unix time."""

@@ -177,6 +177,7 @@ class Residency:
                 seconds=seconds,
                 memory_bytes=memory_bytes,
                 error=None if failure is None else str(failure),
+                fault="model" if isinstance(failure, ModelError) else None if failure is None else "engine",
                 chunk_id=chunk_id,
             )
         )

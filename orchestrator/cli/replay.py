@@ -26,8 +26,14 @@ def replay(
     strategy: Annotated[str | None, typer.Option(help="How to recruit.", show_default="as for queries")] = None,
     k: Annotated[int | None, typer.Option(min=1, help="Experts per question.")] = None,
     calls: Annotated[float | None, typer.Option(min=1, help="Adaptive: so many experts in the mean at most.")] = None,
+    tokens: Annotated[
+        float | None, typer.Option(min=1, help="So many tokens of completions per question in the mean.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of draws and bootstraps.")] = 0,
-    curve: Annotated[Path | None, typer.Option(help="Draw accuracy against mean calls into this SVG file.")] = None,
+    curve: Annotated[
+        Path | None,
+        typer.Option(help="Draw accuracy against calls into this SVG file, against tokens beside it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a recorded benchmark and report how right that was, beside its baselines."""
@@ -37,8 +43,8 @@ def replay(
     from orchestrator.replay import replay as replaying
     from skills.embed import EmbedderMissing
 
-    if (k is None) == (calls is None):
-        fail("give either --k, the number of experts per question, or --calls, their mean")
+    if sum(each is not None for each in (k, calls, tokens)) != 1:
+        fail("give one of --k, the number of experts per question, --calls, their mean, and --tokens, what they write")
         raise typer.Exit(2)
     settings = Settings()
     chosen = strategy or (replaying.ADAPTIVE if calls is not None else settings.strategy)
@@ -59,7 +65,7 @@ def replay(
         read = recorded.read(folder, pool=pool)
         material = replaying.material(read, profile=profile_split.split(","), test=test_split.split(","), embed=embed)
         read_s = time.perf_counter() - begun
-        outcome = replaying.run(material, strategy=chosen, k=k, calls=calls, seed=seed)
+        outcome = replaying.run(material, strategy=chosen, k=k, calls=calls, tokens=tokens, seed=seed)
     except (recorded.RecordedError, recruiting.UnknownStrategy, EmbedderMissing) as error:
         fail(str(error))
         raise typer.Exit(2) from None
@@ -68,7 +74,7 @@ def replay(
             f"[yellow]muster:[/yellow] {len(material.contaminated)} profile questions are also in {test_split} and "
             "were taken out of the profile"
         )
-    report = _report(material, outcome, pool=pool, k=k, calls=calls, seed=seed, read_s=read_s)
+    report = _report(material, outcome, pool=pool, k=k, calls=calls, tokens=tokens, seed=seed, read_s=read_s)
     if curve is not None:
         report["curve"] = _draw(material, curve, report, pool=pool, seed=seed)
     if as_json:
@@ -78,13 +84,21 @@ def replay(
 
 
 def _report(
-    material: Any, outcome: Any, *, pool: str, k: int | None, calls: float | None, seed: int, read_s: float
+    material: Any,
+    outcome: Any,
+    *,
+    pool: str,
+    k: int | None,
+    calls: float | None,
+    tokens: float | None,
+    seed: int,
+    read_s: float,
 ) -> dict[str, Any]:
     from orchestrator.replay import replay as replaying
     from orchestrator.replay import report as replay_report
 
-    size = k if k is not None else max(1, int(calls or 1))
-    head = {"strategy": outcome.strategy, "k": k, "calls": calls, "pool": pool, "seed": seed}
+    size = k if k is not None else max(1, int(calls if calls is not None else outcome.mean_calls))
+    head = {"strategy": outcome.strategy, "k": k, "calls": calls, "tokens": tokens, "pool": pool, "seed": seed}
     seconds = outcome.fit_s + outcome.recruit_s + outcome.fuse_s
     timings = {
         "read_and_embed": round(read_s, 3),
@@ -95,7 +109,9 @@ def _report(
     body = replay_report.build(material, outcome, k=size, seed=seed)
     found = {**head, **body, "seconds": round(seconds, 3), "timings": timings}
     if any(ask.skills for ask in material.asks):
-        bare = replaying.run(replaying.without_skills(material), strategy=outcome.strategy, k=k, calls=calls, seed=seed)
+        bare = replaying.run(
+            replaying.without_skills(material), strategy=outcome.strategy, k=k, calls=calls, tokens=tokens, seed=seed
+        )
         found["annotation_by_embedding"] = {
             "accuracy": round(float(bare.credit.mean()), 6),
             "costs": replay_report.difference(outcome.credit, bare.credit, seed=seed),
@@ -104,34 +120,58 @@ def _report(
 
 
 def _draw(material: Any, path: Path, report: dict[str, Any], *, pool: str, seed: int) -> list[dict[str, Any]]:
-    """Both ways to spend calls, at several means."""
-    from orchestrator.replay import curve as picture
+    """Both ways to spend calls, at several means; and tokens, where there are texts, with the paper's beside."""
     from orchestrator.replay import replay as replaying
+    from orchestrator.replay import report as replay_report
 
-    experts = len(material.evidence.experts)
-    points: list[dict[str, Any]] = []
-    for strategy in ("posterior", replaying.ADAPTIVE):
-        for spent in (each for each in CURVE_CALLS if each <= experts):
-            adaptive = strategy == replaying.ADAPTIVE
-            if adaptive and spent == 1:
-                continue
-            outcome = replaying.run(
-                material, strategy=strategy, k=None if adaptive else spent, calls=spent if adaptive else None, seed=seed
-            )
-            points.append(
-                {
-                    "strategy": strategy,
-                    "mean_calls": round(outcome.mean_calls, 4),
-                    "accuracy": round(float(outcome.credit.mean()), 6),
-                }
-            )
-    lines = {
-        name: [(each["mean_calls"], each["accuracy"]) for each in points if each["strategy"] == name]
-        for name in ("posterior", replaying.ADAPTIVE)
+    spending = [each for each in CURVE_CALLS if each <= len(material.evidence.experts)]
+    points = []
+    for spent in spending:
+        points.append(_point(replaying.run(material, strategy="posterior", k=spent, seed=seed), "calls"))
+        if spent > 1:
+            points.append(_point(replaying.run(material, strategy=replaying.ADAPTIVE, calls=spent, seed=seed), "calls"))
+    _picture(path, points, report, cost="calls", pool=pool)
+    if material.tokens is None or material.evidence.tokens is None:
+        return points
+    costs = replaying.costs_of(material.evidence).values()
+    one = sum(cost.tokens for cost in costs) / len(costs)
+    spent_tokens = []
+    for spent in spending:
+        for strategy in ("posterior", replaying.ADAPTIVE):
+            outcome = replaying.run(material, strategy=strategy, tokens=one * spent, seed=seed)
+            spent_tokens.append(_point(outcome, "tokens"))
+        credit = replay_report.paper_spending(material, mean_tokens=one * spent, seed=seed)
+        spent_tokens.append(
+            {
+                "strategy": "the paper",
+                "budget": "tokens",
+                "mean_tokens": round(one * spent, 2),
+                "accuracy": round(float(credit.mean()), 6),
+            }
+        )
+    _picture(path.with_stem(f"{path.stem}-tokens"), spent_tokens, report, cost="tokens", pool=pool)
+    return [*points, *spent_tokens]
+
+
+def _point(outcome: Any, budget: str) -> dict[str, Any]:
+    return {
+        "strategy": outcome.strategy,
+        "budget": budget,
+        "mean_calls": round(outcome.mean_calls, 4),
+        "mean_tokens": round(outcome.mean_tokens, 2),
+        "accuracy": round(float(outcome.credit.mean()), 6),
     }
+
+
+def _picture(path: Path, points: list[dict[str, Any]], report: dict[str, Any], *, cost: str, pool: str) -> None:
+    from orchestrator.replay import curve as picture
+
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for point in points:
+        lines.setdefault(point["strategy"], []).append((point[f"mean_{cost}"], point["accuracy"]))
     levels = {name: report["baselines"][name] for name in ("best_single", "majority_all")}
-    path.write_text(picture.svg(lines, levels=levels, title=f"Accuracy against mean calls, pool {pool}"))
-    return points
+    title = f"Accuracy against mean {cost}, pool {pool}"
+    path.write_text(picture.svg(lines, levels=levels, title=title, cost=cost))
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -140,6 +180,12 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['strategy']} on pool {report['pool']}: [bold]{report['accuracy']:.4f}[/bold] right of {report['n']} "
         f"(95 % {low:.4f} to {high:.4f}), {report['mean_calls']:.2f} calls in the mean, {report['seconds']:.2f} s"
     )
+    if report["mean_tokens"] is not None:
+        paper = report["paper_at_equal_tokens"]
+        console.print(
+            f"{report['mean_tokens']:.0f} tokens in the mean; the paper with as many: {paper['accuracy']:.4f}, "
+            "gain {:+.4f} ({:+.4f} to {:+.4f})".format(paper["difference"], *paper["ci95"])
+        )
     rows = []
     for name, value in report["baselines"].items():
         versus = report[f"versus_{name}"]

@@ -5,7 +5,7 @@ from typing import cast
 
 import redis
 
-from workers.messages import DEMAND_KEY, Demand
+from workers.messages import DEMAND_KEY, FAILED_LOADS_KEY, Demand, FailedLoad
 
 RETRY_S = 30.0
 """After a failed load a demanded model is left alone for so long."""
@@ -22,14 +22,13 @@ class Demands:
         self._failed: dict[str, float] = {}
 
     def waiting(self) -> dict[str, Demand]:
-        """Model -> its demand, without those whose load failed a moment ago."""
+        """Model -> its demand. Those whose load failed a moment ago are taken away: nobody need wait to hear it."""
         now = time.monotonic()
         entries = cast("dict[str, str]", self._redis.hgetall(DEMAND_KEY))
-        return {
-            key: Demand.model_validate_json(entry)
-            for key, entry in entries.items()
-            if now - self._failed.get(key, -RETRY_S) >= RETRY_S
-        }
+        hopeless = [key for key in entries if now - self._failed.get(key, -RETRY_S) < RETRY_S]
+        if hopeless:
+            self._redis.hdel(DEMAND_KEY, *hopeless)
+        return {key: Demand.model_validate_json(entry) for key, entry in entries.items() if key not in hopeless}
 
     def sent(self, model_key: str, worker: str) -> None:
         """A load was sent."""
@@ -49,10 +48,13 @@ class Demands:
     def met(self, model_keys: set[str]) -> None:
         """These models are resident: requests for them find a worker by themselves."""
         if model_keys:
+            self._redis.hdel(FAILED_LOADS_KEY, *model_keys)
             self._redis.hdel(DEMAND_KEY, *model_keys)
 
-    def failed(self, model_key: str) -> None:
-        """The load failed: nobody waits any longer."""
+    def failed(self, model_key: str, reason: str) -> None:
+        """The load failed: nobody waits any longer, and those who did are told why."""
         self._failed[model_key] = time.monotonic()
         self._sent.pop(model_key, None)
+        told = FailedLoad(reason=reason, at=time.time())
+        self._redis.hset(FAILED_LOADS_KEY, model_key, told.model_dump_json())
         self._redis.hdel(DEMAND_KEY, model_key)

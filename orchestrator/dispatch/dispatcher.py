@@ -190,7 +190,7 @@ class Dispatcher:
                 "load", worker=message.state.worker, model=load.model_key, s=round(load.seconds, 1), error=load.error
             )
             if load.error is not None:
-                self._demands.failed(load.model_key)
+                self._demands.failed(load.model_key, load.error)
             elif self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
                 seen.online_at = now
         self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from orchestrator import measured
 from orchestrator.dispatch import chunks, quarantine
 from orchestrator.runs import instances
 from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, Progress
@@ -99,6 +100,8 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
     instances.lock_of_units(session, ids)
     news = ",".join(_news(unit_id, each) for unit_id, each in known)
     rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
+    completions = {unit_id: each.completion for unit_id, each in known}
+    measured.note_answers(session, ((row.model_key, completions[row.id]) for row in rows), online=False)
     reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
     for row in rows:
         if row.id in reasons:
@@ -124,8 +127,12 @@ def _news(unit_id: int, finished: Finished) -> str:
 
 
 def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[str, str]) -> None:
-    session.execute(_LOADED, {"worker": worker, **load.model_dump()})
+    session.execute(_LOADED, {"worker": worker, **load.model_dump(exclude={"fault"})})
     if load.error is None:
+        measured.note_load(session, load.model_key, load.seconds)
+        return
+    if load.fault == "model":
+        faults.setdefault(load.model_key, load.error)
         return
     errors = session.scalars(_LAST_LOADS, params={"model_key": load.model_key, "count": FAILED_LOADS_MAX}).all()
     if len(errors) == FAILED_LOADS_MAX and all(errors):

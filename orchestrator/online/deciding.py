@@ -6,34 +6,46 @@ import dataclasses
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio.to_thread
 import numpy as np
+import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import annotation, recruiting
+from orchestrator import annotation, measured, recruiting
 from orchestrator.answers import meaning
 from orchestrator.online import transport
+from orchestrator.online.pricing import QueueFull, Supply, prices
 from orchestrator.online.query import Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
 from orchestrator.pool import experts
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.recruiting.costs import Limits, completion_tokens
 from orchestrator.recruiting.values import Ask, NoExperts, Recruiter, Recruitment
 from orchestrator.settings import Settings
 from skills import annotate
 from skills.question import Question
 from workers.messages import ChatMessage, Completion, Request
 
+EXPERTS_SHARE = 0.7
+"""Of a query's time and tokens, experts may take so much where an aggregator may have to follow."""
 CHARS_PER_TOKEN_MAX = 8
 """Running text has 3 to 5 characters a token in every tokenizer in use."""
 ANNOTATION_SHARE = 0.4
 """Of the time left, annotation by LLM may take so much; then the embedding has to do."""
+
+_BULK_OUT = sa.text(
+    """
+    SELECT chunk.worker, count(*) AS units FROM chunk JOIN unit ON unit.chunk_id = chunk.id
+    WHERE chunk.state = 'sent' AND unit.state = 'sent' GROUP BY chunk.worker
+    """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +74,8 @@ class Decision:
     """For comparing free-form answers."""
     annotate_s: float
     recruit_s: float
+    limits: Limits | None = None
+    """What the query could spend on experts when they were recruited; None: nothing is known of costs."""
 
     def as_json(self) -> dict[str, Any]:
         """The decision with its reasons, as clients and the database get it."""
@@ -80,6 +94,8 @@ class Decision:
                     "weight": round(recruit.weight, 4),
                     "probability": None if recruit.probability is None else round(recruit.probability, 4),
                     "uncertainty": None if recruit.uncertainty is None else round(recruit.uncertainty, 4),
+                    "tokens": None if recruit.tokens is None else round(recruit.tokens),
+                    "seconds": None if recruit.seconds is None else round(recruit.seconds, 1),
                     "why": recruit.why,
                 }
                 for recruit in self.recruitment.recruits
@@ -150,11 +166,16 @@ class Decider:
         begun = time.monotonic()
         annotated = await self._annotate(query, pool, deadline_s)
         annotate_s = time.monotonic() - begun
+        limits, among, left_out = await self._limits(query, pool, k, calls, deadline_s)
         seed = query.options.seed if query.options.seed is not None else _seed(query.question)
 
         def recruit() -> tuple[Ask, Recruitment]:
             ask = annotation.ask(query.question, annotated.skills, self._load_embedder())
-            (recruitment,) = recruiter.recruit([ask], k=k, seeds=[seed], experts=query.options.experts)
+            (recruitment,) = recruiter.recruit([ask], k=k, seeds=[seed], experts=among, limits=limits)
+            if left_out:
+                recruitment = dataclasses.replace(
+                    recruitment, note="; ".join(filter(None, (recruitment.note, left_out)))
+                )
             if not recruitment.skills:  # a strategy that recruits by other means
                 recruitment = dataclasses.replace(recruitment, skills=self._pools.needs(pool).of(ask))
             return ask, recruitment
@@ -172,7 +193,59 @@ class Decider:
             embed=self._load_embedder().embed,
             annotate_s=annotate_s,
             recruit_s=time.monotonic() - begun,
+            limits=limits,
         )
+
+    async def supply(self) -> Supply | None:
+        """The workers and what is known of models; None where the broker is away, which whoever sends will tell."""
+        try:
+            workers = await self._transport.workers()
+        except transport.NoBroker:
+            return None
+
+        def look() -> Supply:
+            with self._open_session() as session:
+                return Supply(
+                    workers=workers,
+                    measured=measured.read(session),
+                    bulk_out={row.worker: row.units for row in session.execute(_BULK_OUT)},
+                    waiting_max=self._settings.online_waiting,
+                )
+
+        return await anyio.to_thread.run_sync(look)
+
+    async def _limits(
+        self, query: Query, pool: Pool, k: int, calls: int, deadline_s: float
+    ) -> tuple[Limits | None, Sequence[str] | None, str]:
+        """What the query may spend on experts, among whom (those that can be run), and who was left out and why.
+
+        Raises `QueueFull` where nobody else is there.
+
+        Where nobody can be run, nothing is limited: asking them will say why.
+        """
+        supply = await self.supply()
+        if supply is None:
+            return None, query.options.experts, ""
+        names = query.options.experts or tuple(pool.experts)
+        expected = dict(zip(pool.evidence.experts, completion_tokens(pool.evidence).tolist(), strict=True))
+        found = prices(
+            {name: pool.experts[name] for name in names},
+            prompt_chars=sum(len(turn.content) for turn in query.conversation),
+            completion_tokens=expected,
+            supply=supply,
+        )
+        if not found.costs:
+            if found.full:
+                raise QueueFull(min(found.full.values()))
+            return None, query.options.experts, ""
+        budget, has_aggregator = query.options.budget, _may_aggregate(query, k, calls)
+        seconds = deadline_s - time.time()
+        limits = Limits(
+            costs=found.costs,
+            tokens=None if budget.tokens is None else budget.tokens * (EXPERTS_SHARE if has_aggregator else 1.0),
+            seconds=max(0.0, seconds * (EXPERTS_SHARE if _may_wait_for_aggregator(query, k, calls) else 1.0)),
+        )
+        return limits, tuple(found.costs), found.left_out(names)
 
     def _prepare(self, query: Query) -> tuple[Pool, Recruiter]:
         """The pool, checked against what the query asks of it."""
@@ -239,6 +312,18 @@ def _k_and_calls(query: Query, pool: Pool, default_k: int) -> tuple[int, int]:
     wanted = options.k if options.k is not None else min(default_k, available)
     calls = options.budget.calls if options.budget.calls is not None else (options.k or available) + 1
     return min(wanted, calls), calls
+
+
+def _may_aggregate(query: Query, k: int, calls: int) -> bool:
+    """Whether an aggregator may have to write after the experts."""
+    fusion = query.options.fusion or "auto"
+    return fusion == "aggregate" or (_may_wait_for_aggregator(query, k, calls) and not query.question.options)
+
+
+def _may_wait_for_aggregator(query: Query, k: int, calls: int) -> bool:
+    """Whether experts get less than the whole time: as `generating.Asking.experts_deadline_s` has it."""
+    is_single = k == 1 and (query.options.k == 1 or calls == 1)
+    return not (query.options.fusion in ("vote", "best_single") or (is_single and query.options.fusion != "aggregate"))
 
 
 def _seed(question: Question) -> int:

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session
 
-from orchestrator import annotation, metrics
+from orchestrator import annotation, measured, metrics
 from orchestrator.online import online, queries
 from orchestrator.online.deciding import Decider, Decision, refuse_too_long
+from orchestrator.online.pricing import refuse_if_full
 from orchestrator.online.queries import Record
 from orchestrator.online.query import Event, Query
 from orchestrator.online.transport import BrokerTransport
@@ -160,9 +161,11 @@ class Gateway:
     async def answer_from(
         self, query: Query, expert: Expert, request: Mapping[str, Any]
     ) -> AsyncGenerator[Event, None]:
-        """One expert's own answer; kept, too."""
+        """One expert's own answer; kept, too. Raises as `online.answer_from`, and `QueueFull`."""
         refuse_too_long(query, [expert])
         async with self._keeping(query, request) as kept:
+            if (supply := await self._decider.supply()) is not None:
+                refuse_if_full(expert.model, supply)
             running = online.answer_from(query, expert, self.transport, deadline_s=self._deadline_s(query))
             async with contextlib.aclosing(running) as events:
                 async for event in events:
@@ -211,6 +214,7 @@ class Gateway:
         try:
             with self.session() as session:
                 queries.keep(session, query_id=query_id, **kept.columns())
+                measured.note_answers(session, self.transport.take_answers(), online=True)
         except Exception:
             log.exception("query not kept", query=query_id)
 

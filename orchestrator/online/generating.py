@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -12,16 +12,14 @@ import anyio.to_thread
 
 from orchestrator import fusion, prompts
 from orchestrator.answers import grading
-from orchestrator.online.deciding import Decision
-from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage
+from orchestrator.online.deciding import EXPERTS_SHARE, Decision
+from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
 from orchestrator.online.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
 from workers.messages import ChatMessage, Completion, Delta, Request, Sampling
-
-EXPERTS_SHARE = 0.7
-"""Of a query's time, experts may take so much where an aggregator may have to follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +213,22 @@ class Generation:
         if (options.k is not None and not is_adaptive) or left <= 0 or time.time() >= asking.experts_deadline_s:
             return ()
         answered = await self.answered()
-        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, self.recruitment, answered)
+        recruitment = replace(self.recruitment, left=self._left())
+        more = await anyio.to_thread.run_sync(decision.recruiter.more, decision.ask, recruitment, answered)
         return [recruit for recruit in more if recruit.expert not in self._generated][:left]
+
+    def _left(self) -> Limits | None:
+        """What may still be spent, by what the first answers really took."""
+        asking, limits = self._asking, self._asking.decision.limits
+        if limits is None:
+            return None
+        usage = Usage.of(*(each.completion for each in self._generated.values()))
+        taken = usage.prompt_tokens + usage.completion_tokens
+        return replace(
+            limits,
+            tokens=None if limits.tokens is None else limits.tokens - taken,
+            seconds=asking.experts_deadline_s - time.time(),
+        )
 
     def _refuse_if_nobody_answered(self) -> None:
         failures = [each for each in self.generated if each.completion.error]

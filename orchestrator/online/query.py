@@ -17,7 +17,10 @@ ExpertName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Budget(BaseModel):
-    """What a query may cost. What is left out is not bounded, but for the service's default seconds."""
+    """What a query may cost: the best set of experts that is expected to keep to it is recruited.
+
+    What is left out is not bounded, but for the service's default seconds.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +28,8 @@ class Budget(BaseModel):
     """Generations by experts and aggregator together."""
     seconds: float | None = Field(default=None, gt=0, le=SECONDS_MAX)
     tokens: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Completion tokens of all generations together, shared out evenly beforehand."""
+    """Tokens of all generations together, prompts included, as they are expected; completions are cut off at an even
+    share."""
 
 
 class Options(BaseModel):

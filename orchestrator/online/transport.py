@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Protocol
 
@@ -19,12 +20,14 @@ from orchestrator.settings import Settings
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
+    FAILED_LOADS_KEY,
     ONLINE_TASK,
     WORKER_STALE_S,
     WORKERS_KEY,
     Completion,
     Delta,
     Demand,
+    FailedLoad,
     Model,
     OnlineRequest,
     Request,
@@ -41,10 +44,14 @@ CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
 IN_VAIN = "it did not answer in time"
+FAILED_LOAD_S = 60.0
+"""A load that failed longer ago says nothing about this one."""
 LOAD_SHOWN_S = 3.0
 """A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
 SENDS_MAX = 2
 """A request whose worker died before its first word is sent once more, to another worker."""
+ANSWERS_KEPT = 1024
+"""Answers remembered until somebody measures speeds by them."""
 CONNECTIONS_MAX = 1024
 """Every waiting request blocks a connection: queries in flight times recruits, with room."""
 
@@ -93,6 +100,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def workers(self) -> list[WorkerState]:
+        """The workers that reported lately and are not about to leave."""
+        ...
+
     async def resident(self) -> frozenset[str]:
         """Keys of the models that can answer without a load."""
         ...
@@ -109,6 +120,9 @@ class BrokerTransport:
         self._redis = client
         self._app = app
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._sent: Counter[str] = Counter()
+        """Worker -> requests sent to it from here that have not ended."""
+        self._answers: deque[tuple[str, Completion]] = deque(maxlen=ANSWERS_KEPT)
 
     @classmethod
     def connect(cls, settings: Settings) -> "BrokerTransport":
@@ -129,6 +143,13 @@ class BrokerTransport:
         await self._redis.aclose()
         self._app.close()
 
+    def take_answers(self) -> list[tuple[str, Completion]]:
+        """Model keys and their answers since the last call: what speeds are measured by."""
+        taken = []
+        while self._answers:
+            taken.append(self._answers.popleft())
+        return taken
+
     async def ping(self) -> None:
         """Raises `NoBroker` where the broker cannot be reached."""
         with _reaching_broker():
@@ -140,7 +161,12 @@ class BrokerTransport:
             entries = await self._redis.hgetall(WORKERS_KEY)
         states = (WorkerState.model_validate_json(entry) for entry in entries.values())
         oldest = time.time() - WORKER_STALE_S
-        return [state for state in states if state.at >= oldest and not state.draining]
+        alive = [state for state in states if state.at >= oldest and not state.draining]
+        # Workers report every second: what was sent since is known here alone.
+        return [
+            state.model_copy(update={"online_running": max(state.online_running, self._sent[state.worker])})
+            for state in alive
+        ]
 
     async def resident(self) -> frozenset[str]:
         return frozenset(key for worker in await self.workers() for key in worker.resident)
@@ -159,6 +185,8 @@ class BrokerTransport:
                 async with contextlib.aclosing(self._exchange(sent, model, worker, deadline_s)) as deltas:
                     async for delta in deltas:
                         begun = True
+                        if delta.completion is not None:
+                            self._answers.append((model.key, delta.completion))
                         yield delta
                 return
             except WorkerLost:
@@ -181,8 +209,9 @@ class BrokerTransport:
                 raise Late(f"{model.source} was not loaded in time")
             if await self._is_demanded(model, write=not demanded_until):
                 demanded_until = time.time() + LOAD_SHOWN_S
-            elif time.time() > demanded_until:
-                raise LoadFailed(f"{model.source} could not be loaded; GET /v1/experts and the worker's log say why")
+            elif time.time() > demanded_until or await self._failure(model) is not None:
+                reason = await self._failure(model) or "GET /v1/experts and the worker's log say why"
+                raise LoadFailed(f"{model.source} could not be loaded: {reason}")
             await asyncio.sleep(RESIDENT_POLL_S)
 
     async def _is_demanded(self, model: Model, *, write: bool) -> bool:
@@ -194,11 +223,21 @@ class BrokerTransport:
                 return True
             return bool(await self._redis.hexists(DEMAND_KEY, model.key))
 
+    async def _failure(self, model: Model) -> str | None:
+        """Why the load that was just demanded failed; None if that is not known (yet)."""
+        with _reaching_broker():
+            entry = await self._redis.hget(FAILED_LOADS_KEY, model.key)
+        if entry is None:
+            return None
+        failed = FailedLoad.model_validate_json(entry)
+        return failed.reason if failed.at >= time.time() - FAILED_LOAD_S else None
+
     async def _exchange(
         self, request: Request, model: Model, worker: str, deadline_s: float
     ) -> AsyncGenerator[Delta, None]:
         message = OnlineRequest(request=request, model=model, deadline_s=deadline_s)
         finished = False
+        self._sent[worker] += 1
         try:
             with _reaching_broker():
                 await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
@@ -208,6 +247,7 @@ class BrokerTransport:
                 if finished:
                     return
         finally:
+            self._sent[worker] -= 1
             with anyio.CancelScope(shield=True):
                 await self._forget(request.id, cancel=not finished)
 

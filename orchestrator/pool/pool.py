@@ -157,6 +157,7 @@ def build(
         embeddings=labelled.embeddings,
         correct=_correct(labelled.questions, [profiles.get(name) for name in names]),
         answers=_answers(labelled.questions, [profiles.get(name) for name in names]),
+        tokens=_tokens(labelled.questions, [profiles.get(name) for name in names]),
         skill_names=labelled.skill_names,
         skill_embeddings=labelled.skill_embeddings,
     )
@@ -192,6 +193,18 @@ def _answers(questions: Sequence[Question], profiles: Sequence[ProfileRow | None
     return tuple(
         tuple(str(outcome.get(question.id, {}).get("answer") or "") for outcome in outcomes) for question in questions
     )
+
+
+def _tokens(questions: Sequence[Question], profiles: Sequence[ProfileRow | None]) -> np.ndarray[Any, Any]:
+    """(questions, experts): tokens of each completion, NaN where there is no outcome."""
+    tokens = np.full((len(questions), len(profiles)), np.nan, dtype=np.float32)
+    for column, profile in enumerate(profiles):
+        outcomes = profile.outcomes if profile else {}
+        for row, question in enumerate(questions):
+            measured = outcomes.get(question.id, {}).get("tokens")
+            if measured is not None:
+                tokens[row, column] = measured
+    return tokens
 
 
 def _newest_profiles(session: Session, rows: Sequence[ExpertRow], set_row: QuestionSetRow) -> dict[str, ProfileRow]:

@@ -20,6 +20,7 @@ _SEARCH_ROWS = 1000
 INERTIA = 30.0
 """Of weights against being changed when others are absent, as precision: with few profile questions, how votes stand in
 for one another is not known well. On recorded data 30 was right more often than 0, 10 and no change at all."""
+_CHEAPER = (0.05, 0.25, 0.5, 0.75)
 _CHUNK = 64
 _CLIP = 30.0
 
@@ -58,22 +59,34 @@ class Table:
         self._weighed = (spread * weights.T[:, :, None]).reshape(m, -1).astype(np.float32)
         self._leanings = leanings.reshape(-1).astype(np.float32)
         self._right = right.astype(np.float32)
-        self._n, self.experts, self.overlap = n, m, overlap
+        self._n, self.experts, self.overlap = int(n), m, overlap
+
+    def __len__(self) -> int:
+        """Profile questions."""
+        return int(self._n)
 
     def values(self, councils: Sequence[Council]) -> Floats:
         """(n, councils). The probability is kept, not whether it wins: it is the smoother thing to learn from."""
         found = np.empty((self._n, len(councils)), np.float32)
         for start in range(0, len(councils), _CHUNK):
             chunk = councils[start : start + _CHUNK]
-            members = np.zeros((len(chunk), self.experts), np.float32)
-            for row, council in enumerate(chunk):
-                members[row, list(council)] = 1
-            scores = members @ self._weighed + self.overlap.shifts(chunk) @ self._given + self._leanings
-            scores = np.clip(scores, -_CLIP, _CLIP)
-            mass = np.exp(scores) * (members @ self._given > 0)
+            scores, given = self._voted(chunk)
+            mass = np.exp(scores) * given
             mass = mass.reshape(len(chunk), self._n, self._width)
             share = (mass * self._right).sum(axis=2) / np.maximum(mass.sum(axis=2), 1e-20)
             found[:, start : start + len(chunk)] = share.T
+        return found
+
+    def accuracy(self, councils: Sequence[Council]) -> Floats:
+        """(councils,) how often the vote of each is right on the profile questions."""
+        found = np.empty(len(councils), np.float32)
+        for start in range(0, len(councils), _CHUNK):
+            chunk = councils[start : start + _CHUNK]
+            scores, given = self._voted(chunk)
+            scores = np.where(given, scores, -np.inf).reshape(len(chunk), self._n, self._width)
+            winner = scores.argmax(axis=2)
+            right = self._right[np.arange(self._n)[None], winner] * np.isfinite(scores.max(axis=2))
+            found[start : start + len(chunk)] = right.mean(axis=1)
         return found
 
     def leads(self, councils: Sequence[Council]) -> Floats:
@@ -90,11 +103,15 @@ class Table:
         right = self._right[np.arange(self._n), scores.argmax(axis=1)] > 0
         return np.asarray(right & np.isfinite(scores.max(axis=1)), np.float32)
 
+    def _voted(self, councils: Sequence[Council]) -> tuple[Floats, Masks]:
+        """(councils, n x r) log-odds of every answer by each council's vote, and whether anybody gave it."""
+        members = masks(councils, self.experts).astype(np.float32)
+        scores = members @ self._weighed + self.overlap.shifts(councils) @ self._given + self._leanings
+        return np.clip(scores, -_CLIP, _CLIP), members @ self._given > 0
+
     def _scores(self, councils: Sequence[Council]) -> Floats:
         """(n, r) log-odds of the answers that row n's own council gave, -inf for the others."""
-        members = np.zeros((self._n, self.experts), np.float32)
-        for row, council in enumerate(councils):
-            members[row, list(council)] = 1
+        members = masks(councils, self.experts).astype(np.float32)
         distinct = sorted(set(councils))
         place = {council: row for row, council in enumerate(distinct)}
         shifts = self.overlap.shifts(distinct)[[place[council] for council in councils]]
@@ -105,18 +122,39 @@ class Table:
         return np.asarray(np.where(given, weighed + self._leanings.reshape(self._n, -1), -np.inf), np.float32)
 
 
-def candidates(table: Table, experts: Sequence[int], k: int, smooth: Callable[[Floats], Floats]) -> list[Council]:
+def masks(councils: Sequence[Council], experts: int) -> Masks:
+    """(councils, experts): who sits in which."""
+    members = np.zeros((len(councils), experts), bool)
+    for row, council in enumerate(councils):
+        members[row, list(council)] = True
+    return members
+
+
+def are_few(experts: int, k: int) -> bool:
+    """Whether all councils of `k` of so many experts are looked at."""
+    return comb(experts, k) <= ALL
+
+
+def candidates(
+    table: Table,
+    experts: Sequence[int],
+    k: int,
+    smooth: Callable[[Floats], Floats],
+    *,
+    tokens: Floats | None = None,
+) -> list[Council]:
     """Councils of `k` of these experts worth choosing among: the best overall, and the best anywhere.
 
     All of them where they are few; otherwise a beam, grown one expert at a time. `smooth` turns values on (n) profile
-    questions into held-out estimates there. Linear in experts and in questions.
+    questions into held-out estimates there. With `tokens` (m,) that each expert costs, the best among the cheaper
+    councils are kept, too. Linear in experts and in questions.
     """
-    if comb(len(experts), k) <= ALL:
+    if are_few(len(experts), k):
         return list(combinations(experts, k))
     beam: list[Council] = [(expert,) for expert in experts]
     for size in range(2, k + 1):
         grown = sorted({tuple(sorted((*council, each))) for council in beam for each in experts if each not in council})
-        beam = _best(grown, smooth(table.values(grown)), KEPT) if len(grown) > KEPT else grown
+        beam = _kept(grown, smooth(table.values(grown)), tokens) if len(grown) > KEPT else grown
         assert all(len(council) == size for council in beam)
     return beam
 
@@ -126,6 +164,17 @@ def search_rows(n: int) -> npt.NDArray[np.intp]:
     if n <= _SEARCH_ROWS:
         return np.arange(n)
     return np.sort(np.random.default_rng(1).permutation(n)[:_SEARCH_ROWS])
+
+
+def _kept(councils: Sequence[Council], values: Floats, tokens: Floats | None) -> list[Council]:
+    """The best; and, where councils have costs, the best of the cheaper ones, by several bounds of cost."""
+    best = set(_best(councils, values, KEPT))
+    if tokens is not None:
+        costs = np.array([tokens[list(council)].sum() for council in councils])
+        for share in _CHEAPER:
+            cheap = np.flatnonzero(costs <= np.quantile(costs, share))
+            best |= set(_best([councils[place] for place in cheap], values[:, cheap], KEPT // 4))
+    return sorted(best)
 
 
 def _best(councils: Sequence[Council], values: Floats, kept: int) -> list[Council]:

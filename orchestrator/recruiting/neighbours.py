@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from orchestrator.recruiting import ballots, best_single, panel
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence, Floats
 
@@ -25,10 +27,21 @@ class NeighboursRecruiter(Recruiter):
     """(m,)"""
 
     def recruit(
-        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> list[Recruitment]:
         """The `k` with the highest accuracy near the question; their votes weigh as much. Seeds play no part."""
         panel.check(k, asks, seeds)
+        return panel.within(limits, self.evidence, partial(self._choose, k), asks, seeds, experts)
+
+    def _choose(
+        self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
+    ) -> list[Recruitment]:
         columns = panel.columns(self.evidence, experts)
         if not asks:
             return []

@@ -1,11 +1,13 @@
-"""Who may be recruited, and drawing from them: what every strategy needs."""
+"""Who may be recruited, drawing from them, and keeping to limits: what every strategy needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.recruiting.values import NoExperts
+from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.values import Ask, NoExperts, Recruit, Recruitment, spent
 from skills.evidence import Evidence
 
 Columns = npt.NDArray[np.intp]
@@ -44,3 +46,73 @@ def check(k: int, asks: Sequence[object], seeds: Sequence[int]) -> None:
         raise ValueError(f"k must be at least 1, not {k}")
     if len(asks) != len(seeds):
         raise ValueError(f"one seed per ask: {len(seeds)} seeds for {len(asks)} asks")
+
+
+Choose = Callable[[Sequence[Ask], Sequence[int], Sequence[str] | None], list[Recruitment]]
+"""Asks, seeds and the names to recruit among -> recruitments that mind no limits."""
+
+
+def within(
+    limits: Limits | None,
+    evidence: Evidence,
+    choose: Choose,
+    asks: Sequence[Ask],
+    seeds: Sequence[int],
+    experts: Sequence[str] | None,
+) -> list[Recruitment]:
+    """What `choose` recruits where it is within `limits`.
+
+    Elsewhere it chooses again among those who are within them alone, and the longest beginning of that which is within
+    them together is kept.
+    """
+    found = choose(asks, seeds, experts)
+    if limits is None or not asks:
+        return found
+    names = affordable(limits, [evidence.experts[column] for column in columns(evidence, experts)])
+    over = [row for row, each in enumerate(found) if not limits.affords(_names(each.recruits))]
+    again = choose([asks[row] for row in over], [seeds[row] for row in over], names) if over else []
+    for row, each in zip(over, again, strict=True):
+        kept = each.recruits[:1]
+        while len(kept) < len(each.recruits) and limits.affords(_names(each.recruits[: len(kept) + 1])):
+            kept = each.recruits[: len(kept) + 1]
+        found[row] = told(replace(each, recruits=kept), limits, instead_of=found[row].recruits)
+    return [each if each.left is not None else told(each, limits, instead_of=each.recruits) for each in found]
+
+
+def affordable(limits: Limits, names: Sequence[str]) -> list[str]:
+    """Who is within the limits alone; the cheapest if nobody is."""
+    return [name for name in names if limits.affords([name])] or [limits.cheapest(names)]
+
+
+def told(recruitment: Recruitment, limits: Limits, *, instead_of: Sequence[Recruit]) -> Recruitment:
+    """The recruitment with its costs, what is left after it, and what the limits changed, in words.
+
+    `instead_of`: who would have been recruited without limits.
+    """
+    names = _names(recruitment.recruits)
+    out = [name for name in _names(instead_of) if name not in names]
+    missing = ", ".join(f"{name} ({limits.reason(name)})" for name in out)
+    if not limits.affords(names):
+        note = f"no expert is within {limits.in_words()}: the cheapest was asked ({limits.reason(names[0])})"
+    else:
+        note = f"within {limits.in_words()}, so without {missing}" if out else ""
+    usual = _names(instead_of)
+    recruits = tuple(
+        replace(
+            each,
+            tokens=limits.of(each.expert).tokens,
+            seconds=limits.of(each.expert).seconds,
+            why=each.why if each.expert in usual or not out else f"{each.why}; in place of {missing}",
+        )
+        for each in recruitment.recruits
+    )
+    return replace(
+        recruitment,
+        recruits=recruits,
+        left=spent(limits, recruits),
+        note="; ".join(filter(None, (recruitment.note, note))),
+    )
+
+
+def _names(recruits: Sequence[Recruit]) -> list[str]:
+    return [recruit.expert for recruit in recruits]

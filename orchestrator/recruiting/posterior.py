@@ -6,13 +6,24 @@ set of experts is right near a question (`councils`). docs/recruiting.md has it 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.recruiting import ballots, best_single, choice_prior, councils, doubt, likeness, listwise, panel
+from orchestrator.recruiting import (
+    ballots,
+    best_single,
+    choice_prior,
+    costs,
+    councils,
+    doubt,
+    likeness,
+    listwise,
+    panel,
+)
 from orchestrator.recruiting.ballots import Ballots
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.councils import Council, Overlap, Table
 from orchestrator.recruiting.doubt import Doubt
 from orchestrator.recruiting.likeness import Estimate, Likeness, Smoother
@@ -28,6 +39,8 @@ _CHOICE_PRECISION = 5.0
 below the pool's; a spread better here 0.2 more; choices nothing."""
 HELD_OUT_MOST = 3000
 """With more profile questions than these, how sure votes are is learnt without holding any out."""
+CHOICES_KEPT = 64
+"""Sets of experts and sizes whose councils stay worked out."""
 _CLIP = 0.03
 
 _CERTAIN = Doubt(scale=1.0, always=0.0, per_recruit=0.0, per_log_miss=0.0)
@@ -72,15 +85,24 @@ class PosteriorRecruiter(Recruiter):
     smoother: Smoother = field(repr=False)
     searcher: Smoother = field(repr=False)
     search_table: Table = field(repr=False)
-    known: dict[tuple[Council, int], "Choice"] = field(default_factory=dict, repr=False)
+    known: dict[tuple[Council, int, bool], "Choice"] = field(default_factory=dict, repr=False)
     """Councils of k of these experts: worked out when first asked for. A cache, nothing else."""
 
     name = "posterior"
 
     def recruit(
-        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> list[Recruitment]:
-        """The council of `k` with the highest estimated probability of a right vote; seeds play no part."""
+        """The council of `k` with the highest estimated probability of a right vote; seeds play no part.
+
+        Where that one is not within `limits`, the best of all councils of `k` or fewer that are.
+        """
         panel.check(k, asks, seeds)
         allowed = panel.columns(self.evidence, experts)
         if not asks:
@@ -88,13 +110,48 @@ class PosteriorRecruiter(Recruiter):
         near = self.nearness(asks)
         choice = self.choice(tuple(allowed.tolist()), min(k, len(allowed)))
         chosen = choice.values.at(near.kernel).argmax(axis=1)
-        seated = {place: choice.councils[place] for place in set(chosen.tolist())}
-        gained = self.vote.doubt.scale * self.vote.overlap.shifts(list(seated.values()))
-        shifts = dict(zip(seated, gained, strict=True))
+        found = self._seat(asks, near, [(choice.councils[place], choice.gain) for place in chosen.tolist()])
+        if limits is None:
+            return found
+        over = [row for row, each in enumerate(found) if not limits.affords([one.expert for one in each.recruits])]
+        seats = self._affordable(near.kernel[over], allowed, k, limits) if over else []
+        afforded = self._seat([asks[row] for row in over], near.take(over), seats)
+        for row, each in zip(over, afforded, strict=True):
+            found[row] = panel.told(each, limits, instead_of=found[row].recruits)
+        return [each if each.left is not None else panel.told(each, limits, instead_of=each.recruits) for each in found]
+
+    def _seat(self, asks: Sequence[Ask], near: "Nearness", seats: Sequence["Seat"]) -> list[Recruitment]:
+        """A recruitment for each ask, from its council and that council's gain."""
+        distinct = list({council: None for council, _ in seats})
+        gained = self.vote.doubt.scale * self.vote.overlap.shifts(distinct)
+        shifts = dict(zip(distinct, gained, strict=True))
         return [
-            self.recruitment(ask, near, row, seated[place], shifts[place], choice.gain)
-            for row, (ask, place) in enumerate(zip(asks, chosen.tolist(), strict=True))
+            self.recruitment(ask, near, row, council, shifts[council], gain)
+            for row, (ask, (council, gain)) in enumerate(zip(asks, seats, strict=True))
         ]
+
+    def _affordable(self, kernel: Floats, allowed: panel.Columns, k: int, limits: Limits) -> list["Seat"]:
+        """For each kernel row, the council of `k` or fewer within `limits` whose vote is most probably right.
+
+        The cheapest expert alone if nobody is within them.
+        """
+        names = self.evidence.experts
+        place = {name: column for column, name in enumerate(names)}
+        alone = tuple(place[name] for name in panel.affordable(limits, [names[column] for column in allowed]))
+        seats: list[Seat] = [((alone[0],), None)] * len(kernel)
+        best = np.full(len(kernel), -np.inf)
+        for size in range(1, min(k, len(alone)) + 1):
+            whole = tuple(allowed.tolist())
+            choice = self.choice(whole if councils.are_few(len(whole), size) else alone, size, is_frugal=True)
+            fits = np.flatnonzero(limits.fits(names, councils.masks(choice.councils, len(names))))
+            if not len(fits):
+                break
+            values = choice.values.at(kernel)[:, fits] + choice.offset
+            for row, winner in enumerate(values.argmax(axis=1)):
+                if values[row, winner] > best[row]:
+                    best[row] = values[row, winner]
+                    seats[row] = (choice.councils[fits[winner]], choice.gain)
+        return seats
 
     def nearness(self, asks: Sequence[Ask]) -> "Nearness":
         """What is known of these questions before anybody is asked."""
@@ -144,11 +201,17 @@ class PosteriorRecruiter(Recruiter):
             doubt=self.vote.doubt.per_recruit + self.vote.doubt.per_log_miss * float(np.log1p(-chance)),
         )
 
-    def choice(self, experts: Council, k: int) -> "Choice":
-        """The councils of k of these experts that questions choose among."""
-        if (experts, k) not in self.known:
+    def choice(self, experts: Council, k: int, *, is_frugal: bool = False) -> "Choice":
+        """The councils of k of these experts that questions choose among; with `is_frugal`, cheap ones, too."""
+        is_frugal = is_frugal and not councils.are_few(len(experts), k)
+        key = (experts, k, is_frugal)
+        if key not in self.known:
             found = councils.candidates(
-                self.search_table, experts, k, lambda values: self.searcher.fit(values, ridge=15.0).held_out
+                self.search_table,
+                experts,
+                k,
+                lambda values: self.searcher.fit(values, ridge=15.0).held_out,
+                tokens=costs.completion_tokens(self.evidence) if is_frugal else None,
             )
             values = self.smoother.fit(self.table.values(found), relative=True)
             seated = [found[best] for best in values.held_out.argmax(axis=1)]
@@ -158,8 +221,14 @@ class PosteriorRecruiter(Recruiter):
             ]
             alone = self.correct[np.arange(len(likeliest)), likeliest]
             gain = None if k == 1 else float((self.table.wins(seated) - alone).mean())
-            self.known[experts, k] = Choice(councils=found, values=values, gain=gain)
-        return self.known[experts, k]
+            accuracy = self.table.accuracy(found)
+            while len(self.known) >= CHOICES_KEPT:  # other threads may add meanwhile: no iterator
+                self.known.pop(list(self.known)[0], None)  # noqa: RUF015
+            self.known[key] = choice = Choice(
+                councils=found, values=values, gain=gain, offset=float(accuracy.mean() - values.mean.mean())
+            )
+            return choice
+        return self.known[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +240,14 @@ class Choice:
     """(·, councils) the probability that the vote gives the right answer."""
     gain: float | None
     """How much more often the vote was right than the likeliest member, both chosen by held-out estimates."""
+    offset: float
+    """By how much such votes were right more often than `values` say, in the mean. `values` are the vote's probability
+    for the right answer, which is less than how often the winner is right, and the more so the larger the council:
+    councils of one size are compared without it, sizes only with it."""
+
+
+Seat = tuple[Council, float | None]
+"""A council and its gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +263,10 @@ class Nearness:
     """(a, m) standard deviation of `chance`."""
     weights: Floats
     """(a, m) log-odds of its vote when everybody votes."""
+
+    def take(self, rows: Sequence[int]) -> "Nearness":
+        """These rows alone."""
+        return Nearness(**{each.name: getattr(self, each.name)[list(rows)] for each in fields(self)})
 
 
 def fit(evidence: Evidence) -> Recruiter:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from orchestrator.recruiting.costs import Limits
 from skills.evidence import Evidence, Floats
 
 
@@ -51,6 +52,10 @@ class Recruit:
     """One line for people."""
     doubt: float = 0.0
     """What recruiting it adds to the recruitment's `doubt`."""
+    tokens: float | None = None
+    """What asking it is expected to take, prompt and completion, where costs were given."""
+    seconds: float | None = None
+    """Seconds, alone, until it has answered, its load included, where costs were given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +78,12 @@ class Recruitment:
     Where it is below zero, the first recruit's answer is taken instead of the vote."""
     mean_calls: float | None = None
     """Adaptive k: the mean number of experts per question that this strategy was told to keep to."""
+    mean_tokens: float | None = None
+    """The same, of tokens per question."""
     among: tuple[str, ...] = ()
     """Adaptive k: who may be recruited later; empty: everybody."""
+    left: Limits | None = None
+    """What may be spent on recruits after these; None: not limited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +110,19 @@ class Recruiter:
     evidence: Evidence = field(repr=False)
 
     def recruit(
-        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> list[Recruitment]:
         """Choose at most `k` distinct experts for each ask, the best first.
 
-        `experts` narrows the choice to those names. One seed per ask: the same seed, evidence and ask
-        give the same recruits. Raises `NoExperts` if nobody can be recruited.
+        `experts` narrows the choice to those names, `limits` to sets that each question may cost; where nobody is
+        within them, to the cheapest expert alone. One seed per ask: the same seed, evidence, ask and limits give the
+        same recruits. Raises `NoExperts` if nobody can be recruited.
         """
         raise NotImplementedError
 
@@ -116,7 +132,12 @@ class Recruiter:
 
     def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
         """The recruitment with `more` recruits in it: what is voted by once they have answered, too."""
-        return replace(recruitment, recruits=(*recruitment.recruits, *more))
+        return replace(recruitment, recruits=(*recruitment.recruits, *more), left=spent(recruitment.left, more))
+
+
+def spent(left: Limits | None, more: Sequence[Recruit]) -> Limits | None:
+    """What is left once `more` are asked, too."""
+    return None if left is None else left.without([recruit.expert for recruit in more])
 
 
 class Strategy(Protocol):

@@ -1,20 +1,22 @@
-"""Accuracy against mean calls, as a picture: one small SVG, no library."""
+"""Accuracy against what it cost, as a picture: one small SVG, no library."""
 
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 400, 56
+_TICKS = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))
+_TICKS_MOST = 12
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b")
 
 Points = Sequence[tuple[float, float]]
-"""(mean calls, accuracy)"""
+"""(mean cost, accuracy)"""
 
 
-def svg(lines: Mapping[str, Points], *, levels: Mapping[str, float], title: str) -> str:
-    """`lines` as curves with dots, `levels` as dashed horizontals. Both axes begin near the data."""
-    calls = [point[0] for points in lines.values() for point in points]
+def svg(lines: Mapping[str, Points], *, levels: Mapping[str, float], title: str, cost: str) -> str:
+    """`lines` as curves with dots over the mean `cost` per question, `levels` as dashed horizontals."""
+    costs = [point[0] for points in lines.values() for point in points]
     heights = [point[1] for points in lines.values() for point in points] + list(levels.values())
-    most = max(calls, default=1.0) * 1.05
+    most = max(costs, default=1.0) * 1.05
     low, high = min(heights, default=0.0) - 0.01, max(heights, default=1.0) + 0.01
 
     def x(value: float) -> float:
@@ -28,11 +30,12 @@ def svg(lines: Mapping[str, Points], *, levels: Mapping[str, float], title: str)
         f'font-size="12" role="img" aria-label="{escape(title)}">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
         f'<text x="{_WIDTH / 2}" y="20" text-anchor="middle" font-size="14">{escape(title)}</text>',
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 12}" text-anchor="middle">mean calls per question</text>',
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 12}" text-anchor="middle">mean {escape(cost)} per question</text>',
     ]
     bottom = y(low)
     parts.append(f'<path d="M{x(0)} {y(high)}V{bottom}H{x(most)}" fill="none" stroke="#444"/>')
-    for tick in range(1, int(most) + 1):
+    apart = next(step for step in _TICKS if most / step < _TICKS_MOST)
+    for tick in range(apart, int(most) + 1, apart):
         parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick}</text>')
     for step in range(6):
         value = low + (high - low) * step / 5

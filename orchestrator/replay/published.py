@@ -43,6 +43,21 @@ def credit(drawn_from: Floats, answers: Sequence[Sequence[Judged]], *, k: int, d
     return found
 
 
+def spending(
+    drawn_from: Floats, answers: Sequence[Sequence[Judged]], tokens: Floats, *, mean: float, draws: int, seed: int
+) -> Floats:
+    """(n,) the same where `mean` tokens per question are spent, k and k + 1 experts taking turns to meet it.
+
+    `tokens` (n, m) are the completions'. At least one expert is drawn, whatever it takes.
+    """
+    chances = drawn_from / drawn_from.sum(axis=1, keepdims=True)
+    experts = max(1.0, mean / float((chances * tokens).sum(axis=1).mean()))
+    fewer = int(experts)
+    share = np.float32(experts - fewer)
+    low, high = (credit(drawn_from, answers, k=k, draws=draws, seed=seed) for k in (fewer, fewer + 1))
+    return np.asarray((1 - share) * low + share * high, np.float32)
+
+
 def _scores(evidence: Evidence) -> Floats:
     """(v, m) the profiles: +1 for every right, -1 for every wrong answer to a question that needs the skill."""
     rows = {name: row for row, name in enumerate(evidence.skill_names)}

@@ -15,6 +15,9 @@ from skills.question import Question
 _QUESTIONS = {"id": None, "split": pl.String, "question": pl.String, "gold": pl.String}
 _OUTPUTS = {"id": None, "expert": pl.String, "answer": pl.String}
 
+CHARS_PER_TOKEN = 4.0
+"""Tokens were not recorded, but texts were: in English a token has about four characters, whatever the tokenizer."""
+
 
 class RecordedError(ValueError):
     """The folder cannot be used. One line: which file, which column or key, and what is wrong with it."""
@@ -52,6 +55,15 @@ class Recorded:
                 if answer is not None:
                     found[place, column] = answer == gold
         return found
+
+    def tokens(self, rows: Sequence[int]) -> Floats | None:
+        """(rows, m) tokens of completions, by their lengths, NaN where there is no text; None: nowhere any."""
+        found = np.full((len(rows), len(self.experts)), np.nan, np.float32)
+        for place, row in enumerate(rows):
+            for column, text in enumerate(self.texts[row]):
+                if text is not None:
+                    found[place, column] = len(text) / CHARS_PER_TOKEN
+        return None if np.isnan(found).all() else found
 
 
 def read(folder: Path, *, pool: str) -> Recorded:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from orchestrator import fusion, recruiting
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
-from orchestrator.recruiting.values import Answered, Ask, Recruitment
+from orchestrator.recruiting.costs import Cost, Limits, completion_tokens
+from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruitment
 from orchestrator.replay.recorded import Recorded, RecordedError
 from skills.evidence import Evidence, Floats
 from skills.question import Question
@@ -18,12 +20,15 @@ from skills.question import Question
 Embed = Callable[[Sequence[str]], Floats]
 ADAPTIVE = "adaptive"
 """The strategy that `calls` asks for."""
+TOKENS_EXPERTS = 7
+"""Experts per question at most where tokens are the budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """What a replay learns from and what it is held to, embedded."""
 
+    folder: Path
     evidence: Evidence
     questions: tuple[Question, ...]
     """n to answer."""
@@ -33,6 +38,8 @@ class Material:
     texts: tuple[tuple[str | None, ...], ...] = field(repr=False)
     correct: Floats = field(repr=False)
     """(n, m)"""
+    tokens: Floats | None = field(repr=False)
+    """(n, m) tokens of the completions, by their texts' lengths, NaN where there is no text; None: nowhere any."""
     contaminated: tuple[str, ...]
     """Ids of profile questions that were also to be answered: taken out of the profile."""
 
@@ -46,6 +53,8 @@ class Line:
     correct: bool
     confidence: float
     calls: int
+    tokens: float
+    """Of its completions; 0 where there are no texts to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +75,10 @@ class Outcome:
     def mean_calls(self) -> float:
         return float(np.mean([line.calls for line in self.lines]))
 
+    @property
+    def mean_tokens(self) -> float:
+        return float(np.mean([line.tokens for line in self.lines]))
+
 
 def material(recorded: Recorded, *, profile: Sequence[str], test: Sequence[str], embed: Embed) -> Material:
     """The two splits. Raises `RecordedError` for a split without questions.
@@ -82,12 +95,14 @@ def material(recorded: Recorded, *, profile: Sequence[str], test: Sequence[str],
         raise RecordedError(f"{path}: column 'split': every question to learn from is also one to be held to")
     questions = tuple(recorded.questions[row] for row in test_rows)
     return Material(
+        folder=recorded.folder,
         evidence=_evidence(recorded, learnt_rows, embed),
         questions=questions,
         asks=asks(questions, embed),
         answers=tuple(recorded.answers[row] for row in test_rows),
         texts=tuple(recorded.texts[row] for row in test_rows),
         correct=recorded.correct(test_rows),
+        tokens=recorded.tokens(test_rows),
         contaminated=tuple(recorded.questions[row].id for row in contaminated),
     )
 
@@ -116,21 +131,50 @@ def without_skills(given: Material) -> Material:
     return dataclasses.replace(given, asks=bare)
 
 
-def run(given: Material, *, strategy: str, k: int | None, calls: float | None, seed: int) -> Outcome:
-    """Answer every question with `k` experts, or with at most `calls` in the mean. Raises `UnknownStrategy`."""
+def run(
+    given: Material,
+    *,
+    strategy: str,
+    seed: int,
+    k: int | None = None,
+    calls: float | None = None,
+    tokens: float | None = None,
+) -> Outcome:
+    """Answer every question with `k` experts, with at most `calls` in the mean, or with `tokens`.
+
+    Of tokens, `adaptive` keeps the mean; other strategies keep every question within them, as they are expected.
+    Raises `UnknownStrategy`, and `RecordedError` for `tokens` where there are no texts to know them by.
+    """
+    if tokens is not None and (given.tokens is None or given.evidence.tokens is None):
+        raise RecordedError(
+            f"{given.folder / 'outputs.parquet'}: column 'text' has no completions of both the profile and the test "
+            "split: a budget of tokens needs their lengths"
+        )
     begun = time.perf_counter()
     recruiter = recruiting.fit(strategy, given.evidence)
     fitted = time.perf_counter()
     seeds = [seed * 1_000_003 + place for place in range(len(given.asks))]
+    costs = costs_of(given.evidence)
     if isinstance(recruiter, AdaptiveRecruiter):
-        recruitments, answered = _adaptively(given, recruiter, calls if calls is not None else float(k or 1), seeds)
+        if tokens is not None:
+            begun_with = recruiter.recruit_spending(given.asks, mean_tokens=tokens, costs=costs, seeds=seeds)
+            ledger = _Ledger(given, total=tokens * len(given.asks), costs=costs)
+        else:
+            mean = calls if calls is not None else float(k or 1)
+            begun_with = recruiter.recruit_within(given.asks, mean_calls=mean, seeds=seeds)
+            ledger = _Ledger(given, total=float(int(mean * len(given.asks))), costs=None)
+        recruitments, answered = _adaptively(given, recruiter, begun_with, ledger)
     else:
-        size = k if k is not None else max(1, int(calls or 1))
-        recruitments = recruiter.recruit(given.asks, k=size, seeds=seeds)
+        size = k if k is not None else TOKENS_EXPERTS if tokens is not None else max(1, int(calls or 1))
+        limits = None if tokens is None else Limits(costs=costs, tokens=tokens)
+        recruitments = recruiter.recruit(
+            given.asks, k=min(size, len(given.evidence.experts)) if limits else size, seeds=seeds, limits=limits
+        )
         answered = [_answered(given, row, each) for row, each in enumerate(recruitments)]
     recruited = time.perf_counter()
+    taken = completions(given)
     lines = tuple(
-        _line(given, row, recruitment, answered[row], fusion.merge(recruitment, answered[row]))
+        _line(given, row, recruitment, answered[row], fusion.merge(recruitment, answered[row]), taken)
         for row, recruitment in enumerate(recruitments)
     )
     return Outcome(
@@ -142,15 +186,51 @@ def run(given: Material, *, strategy: str, k: int | None, calls: float | None, s
     )
 
 
+def costs_of(evidence: Evidence) -> dict[str, Cost]:
+    """What each expert's completion is expected to take. Recorded folders do not tell prompts."""
+    expected = completion_tokens(evidence)
+    return {name: Cost(tokens=float(tokens)) for name, tokens in zip(evidence.experts, expected, strict=True)}
+
+
+def completions(given: Material) -> Floats | None:
+    """(n, m) tokens of the completions, as expected where there is no text; None: there are no texts at all."""
+    if given.tokens is None:
+        return None
+    expected = completion_tokens(given.evidence)
+    return np.asarray(np.where(np.isnan(given.tokens), expected, given.tokens), np.float32)
+
+
+class _Ledger:
+    """What is left of the calls, or with `costs` of the tokens, of all questions together."""
+
+    def __init__(self, given: Material, *, total: float, costs: Mapping[str, Cost] | None) -> None:
+        self._given, self._left, self._costs = given, total, costs
+        self._taken = completions(given)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._left <= 0
+
+    def affords(self, more: Sequence[Recruit]) -> bool:
+        """Whether what these are expected to take is there."""
+        expected = len(more) if self._costs is None else sum(self._costs[each.expert].tokens for each in more)
+        return expected <= self._left
+
+    def charge(self, row: int, recruits: Sequence[Recruit]) -> None:
+        """Take what they really took."""
+        is_calls = self._costs is None
+        self._left -= len(recruits) if is_calls else _tokens(self._given, self._taken, row, recruits)
+
+
 def _adaptively(
-    given: Material, recruiter: AdaptiveRecruiter, calls: float, seeds: Sequence[int]
+    given: Material, recruiter: AdaptiveRecruiter, recruitments: list[Recruitment], ledger: _Ledger
 ) -> tuple[list[Recruitment], list[list[Answered]]]:
     """Round by round, as a run does it. Should the mean be about to be exceeded, the surest go without."""
-    recruitments = recruiter.recruit_within(given.asks, mean_calls=calls, seeds=seeds)
     answered = [_answered(given, row, each) for row, each in enumerate(recruitments)]
-    budget = int(calls * len(recruitments)) - sum(len(each.recruits) for each in recruitments)
+    for row, each in enumerate(recruitments):
+        ledger.charge(row, each.recruits)
     open_rows = list(range(len(recruitments)))
-    while open_rows and budget > 0:
+    while open_rows and not ledger.is_empty:
         wanted = []
         for row in open_rows:
             more = recruiter.more(given.asks[row], recruitments[row], answered[row])
@@ -159,9 +239,9 @@ def _adaptively(
         wanted.sort(key=lambda each: each[:2])
         open_rows = []
         for _, row, more in wanted:
-            if len(more) > budget:
+            if not ledger.affords(more):
                 break
-            budget -= len(more)
+            ledger.charge(row, more)
             recruitments[row] = recruiter.joined(recruitments[row], more)
             answered[row] = _answered(given, row, recruitments[row])
             open_rows.append(row)
@@ -180,8 +260,20 @@ def _answered(given: Material, row: int, recruitment: Recruitment) -> list[Answe
     return found
 
 
+def _tokens(given: Material, taken: Floats | None, row: int, recruits: Sequence[Recruit]) -> float:
+    """What these completions took."""
+    if taken is None:
+        return 0.0
+    return float(taken[row, [given.evidence.experts.index(recruit.expert) for recruit in recruits]].sum())
+
+
 def _line(
-    given: Material, row: int, recruitment: Recruitment, answered: Sequence[Answered], fused: fusion.Fused
+    given: Material,
+    row: int,
+    recruitment: Recruitment,
+    answered: Sequence[Answered],
+    fused: fusion.Fused,
+    taken: Floats | None,
 ) -> Line:
     return Line(
         recruitment=recruitment,
@@ -189,6 +281,7 @@ def _line(
         correct=bool(fused.answer) and fused.answer == given.questions[row].answer,
         confidence=fused.confidence,
         calls=len(answered),
+        tokens=_tokens(given, taken, row, recruitment.recruits),
     )
 
 
@@ -202,6 +295,7 @@ def _evidence(recorded: Recorded, rows: Sequence[int], embed: Embed) -> Evidence
         correct=recorded.correct(rows),
         answers=tuple(tuple(answer or "" for answer in recorded.answers[row]) for row in rows),
         texts=tuple(recorded.texts[row] for row in rows),
+        tokens=recorded.tokens(rows),
         skill_names=names,
         skill_embeddings=embed(names) if names else None,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from orchestrator import baselines, statistics
 from orchestrator.baselines import Judged
 from orchestrator.replay import published
-from orchestrator.replay.replay import Material, Outcome
+from orchestrator.replay.replay import Material, Outcome, completions
 from skills.evidence import Floats
 
 PAPER_DRAWS = 16
@@ -29,6 +29,8 @@ def build(given: Material, outcome: Outcome, *, k: int, seed: int) -> dict[str, 
         "accuracy": round(accuracy.value, 6),
         "ci95": [round(accuracy.low, 6), round(accuracy.high, 6)],
         "mean_calls": round(outcome.mean_calls, 4),
+        "mean_tokens": None if given.tokens is None else round(outcome.mean_tokens, 2),
+        "paper_at_equal_tokens": _paper_at_equal_tokens(given, outcome, seed=seed),
         "baselines": {name: round(float(values.mean()), 6) for name, values in beside.items()},
         "best_single_expert": given.evidence.experts[best],
         **{f"versus_{name}": difference(credit, values, seed=seed) for name, values in beside.items()},
@@ -72,10 +74,7 @@ def calibration(forecasts: Sequence[float], came_true: Sequence[float] | Floats)
 
 def _baselines(given: Material, *, k: int, seed: int) -> dict[str, Floats]:
     """Per question, what others would have made of the same answers."""
-    judged = [
-        [Judged(answer=answer or "", correct=right == 1) for answer, right in zip(answers, correct, strict=True)]
-        for answers, correct in zip(given.answers, given.correct, strict=True)
-    ]
+    judged = _judged(given)
     right = np.nan_to_num(given.correct)
     profiled = np.nan_to_num(np.nanmean(np.vstack([given.evidence.correct, np.zeros((1, right.shape[1]))]), axis=0))
     drawn_from = published.weights(given.evidence, given.asks)
@@ -87,6 +86,29 @@ def _baselines(given: Material, *, k: int, seed: int) -> dict[str, Floats]:
         "paper": published.credit(drawn_from, judged, k=k, draws=PAPER_DRAWS, seed=seed),
         "oracle": _floats(map(baselines.oracle, judged)),
     }
+
+
+def paper_spending(given: Material, *, mean_tokens: float, seed: int) -> Floats:
+    """(n,) the credit of the paper's method where it spends so many tokens per question. Needs texts."""
+    taken = completions(given)
+    assert taken is not None
+    drawn_from = published.weights(given.evidence, given.asks)
+    return published.spending(drawn_from, _judged(given), taken, mean=mean_tokens, draws=PAPER_DRAWS, seed=seed)
+
+
+def _judged(given: Material) -> list[list[Judged]]:
+    return [
+        [Judged(answer=answer or "", correct=right == 1) for answer, right in zip(answers, correct, strict=True)]
+        for answers, correct in zip(given.answers, given.correct, strict=True)
+    ]
+
+
+def _paper_at_equal_tokens(given: Material, outcome: Outcome, *, seed: int) -> dict[str, Any] | None:
+    """The paper's method at as many tokens as the strategy took, beside it; None where there are no texts."""
+    if given.tokens is None:
+        return None
+    credit = paper_spending(given, mean_tokens=outcome.mean_tokens, seed=seed)
+    return {"accuracy": round(float(credit.mean()), 6), **difference(outcome.credit, credit, seed=seed)}
 
 
 def _fusion_gain(given: Material, outcome: Outcome, *, seed: int) -> dict[str, Any]:

@@ -297,6 +297,21 @@ class LoadRow(SQLModel, table=True):
     at: dt.datetime = _now()
 
 
+class ModelCostRow(SQLModel, table=True):
+    """What a model was measured to take; recent measurements count most. None: not measured yet."""
+
+    __tablename__ = "model_cost"
+
+    model_key: str = Field(primary_key=True)
+    load_s: float | None = None
+    """Seconds of a load."""
+    token_s: float | None = None
+    """Seconds in the engine per completion token, of online answers."""
+    bulk_token_s: float | None = None
+    """The same of bulk ones, many side by side."""
+    at: dt.datetime = _now()
+
+
 class StreamPositionRow(SQLModel, table=True):
     """How far a Redis stream has been read and committed."""
 

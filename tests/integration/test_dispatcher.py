@@ -9,13 +9,25 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from orchestrator import measured
 from orchestrator.pool import pool
 from orchestrator.runs import runs
 from orchestrator.settings import Settings
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker
-from workers.messages import CANCELLED_KEY, DEMAND_KEY, Chunk, Completion, Demand, LoadEvent, Model, Request
+from workers.messages import (
+    CANCELLED_KEY,
+    DEMAND_KEY,
+    FAILED_LOADS_KEY,
+    Chunk,
+    Completion,
+    Demand,
+    FailedLoad,
+    LoadEvent,
+    Model,
+    Request,
+)
 
 ONE = {"ada": "stub:one"}
 
@@ -207,6 +219,53 @@ def test_a_model_that_queries_wait_for_is_loaded_and_the_demand_met(
     assert [load.model for load in told] == [wanted]
     fake.load(wanted)
     driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+
+
+def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    """And so is the next one for a while: nobody waits for what will not come."""
+    wanted = Model(source="stub:wanted")
+
+    def demand() -> None:
+        client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+
+    demand()
+    driver.until(fake.loads, also=fake.say)
+    fake.say(loads=[LoadEvent(model_key=wanted.key, seconds=1.0, error="the worker is stopping", fault="engine")])
+    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+    told = FailedLoad.model_validate_json(str(client.hget(FAILED_LOADS_KEY, wanted.key)))
+    assert told.reason == "the worker is stopping"
+    demand()
+    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+    fake.load(wanted)
+    demand()
+    driver.until(lambda: not client.hexists(FAILED_LOADS_KEY, wanted.key), also=fake.say)
+
+
+def test_a_model_that_cannot_be_loaded_for_a_query_is_set_aside_at_once(driver: Driver, fake: FakeWorker) -> None:
+    with driver.session() as session:
+        seeds.live_pool(session, ONE)
+    key = driver.scalar("SELECT model_key FROM expert")
+    fake.say(loads=[LoadEvent(model_key=str(key), seconds=1.0, error="bad weights", fault="model")])
+    driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined")
+    assert driver.scalar("SELECT reason FROM expert") == "bad weights"
+
+
+def test_loads_and_speeds_are_kept_per_model(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 2)
+
+    def answer(request: Request) -> Completion:
+        return Completion(id=request.id, text="(A)", completion_tokens=10, engine_s=4.0)
+
+    chunk = chunk_for(driver, fake)
+    fake.load(chunk.model)
+    fake.finish(chunk, answer)
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    with driver.session() as session:
+        found = measured.read(session)
+    assert found.load_s == {chunk.model.key: 0.5}
+    assert found.token_s == {chunk.model.key: 0.4 / measured.BULK_SLOWER}
 
 
 def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:

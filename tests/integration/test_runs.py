@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from orchestrator import metrics, recruiting
 from orchestrator.pool import pool, question_sets
 from orchestrator.pool.pool import Pool
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from orchestrator.runs import events, report, runs
 from orchestrator.settings import Settings
@@ -48,7 +49,13 @@ class OneByOne(Recruiter):
     """Recruits ada, then cyd."""
 
     def recruit(
-        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> list[Recruitment]:
         first = Recruit(expert="ada", suitability=1.0, weight=1.0)
         return [Recruitment(strategy="one-by-one", recruits=(first,)) for _ in asks]

@@ -14,7 +14,7 @@ from orchestrator.online.transport import Late
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
-from workers.messages import ChatMessage, Completion, Delta, Model, Request, Sampling
+from workers.messages import ChatMessage, Completion, Delta, Model, Request, Sampling, WorkerState
 
 EVIDENCE = Evidence(
     experts=(), questions=(), embeddings=np.zeros((0, 2), np.float32), correct=np.zeros((0, 0), np.float32)
@@ -64,6 +64,9 @@ class ScriptedTransport:
         finally:
             if not is_done:
                 self.cancelled.append(request.id)
+
+    async def workers(self) -> list[WorkerState]:
+        return []
 
     async def resident(self) -> frozenset[str]:
         return frozenset()

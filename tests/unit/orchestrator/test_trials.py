@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator import fusion, recruiting, trials
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
 from tests.unit.orchestrator.made_up import World
@@ -40,7 +41,13 @@ class Reader(Recruiter):
     """Recruits the first experts; notes whether it had seen the question."""
 
     def recruit(
-        self, asks: Sequence[Ask], *, k: int, seeds: Sequence[int], experts: Sequence[str] | None = None
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
     ) -> list[Recruitment]:
         texts = {question.text for question in self.evidence.questions}
         recruits = tuple(Recruit(expert=name, suitability=1.0, weight=1.0) for name in self.evidence.experts[:k])

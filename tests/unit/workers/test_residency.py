@@ -70,6 +70,7 @@ async def test_a_load_that_fails_fails_everyone_who_waits_for_it(device: Device)
     outcomes = await asyncio.gather(device.use(broken), device.use(broken), device.use(A), return_exceptions=True)
     assert [type(each) for each in outcomes] == [ModelError, ModelError, type(None)]
     assert [load.error for load in device.loads] == ["no disk", None]
+    assert [load.fault for load in device.loads] == ["model", None]
 
 
 async def test_a_dead_engine_is_replaced(device: Device) -> None:

@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0062"
-down_revision = "0001"
+down_revision = "0002_model_cost"
 branch_labels = None
 depends_on = None
 

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import annotation, recruiting
+from orchestrator.baselines import Judged
 from orchestrator.cli.app import app
 from orchestrator.replay import curve, published, recorded, replay
 from orchestrator.replay import report as replay_report
@@ -67,6 +68,28 @@ def test_adaptive_calls_never_exceed_their_mean(given: Material, calls: float) -
         assert len(set(recruited)) == len(recruited) == line.calls
 
 
+@pytest.mark.parametrize("strategy", ["posterior", "adaptive", "paper"])
+def test_tokens_are_kept_to_in_the_mean(given: Material, strategy: str) -> None:
+    assert given.tokens is not None
+    one = float(np.nanmean(given.tokens))
+    for calls in (1.2, 2.5):
+        outcome = replay.run(given, strategy=strategy, tokens=calls * one, seed=0)
+        assert outcome.mean_tokens <= calls * one * 1.02
+        assert outcome.mean_tokens == pytest.approx(outcome.mean_calls * one, rel=0.1)
+
+
+def test_the_paper_takes_turns_to_spend_as_many_tokens(given: Material) -> None:
+    drawn_from = published.weights(given.evidence, given.asks)
+    judged = [
+        [Judged(answer=answer or "", correct=right == 1) for answer, right in zip(row, correct, strict=True)]
+        for row, correct in zip(given.answers, given.correct, strict=True)
+    ]
+    tokens = np.full(given.correct.shape, 10, np.float32)
+    two, three = (published.credit(drawn_from, judged, k=k, draws=4, seed=0) for k in (2, 3))
+    found = published.spending(drawn_from, judged, tokens, mean=25, draws=4, seed=0)
+    assert found == pytest.approx((two + three) / 2)
+
+
 def test_answers_of_experts_that_were_not_recruited_play_no_part(given: Material) -> None:
     """Blot out everybody else's answers: nothing may change."""
     outcome = replay.run(given, strategy="adaptive", k=None, calls=3.0, seed=0)
@@ -108,7 +131,7 @@ def test_the_published_paper_draws_by_summed_marks(given: Material) -> None:
 
 
 def test_the_curve_is_a_picture_with_a_dot_per_point() -> None:
-    drawn = curve.svg({"a & b": [(1, 0.5), (3, 0.6)]}, levels={"best": 0.4}, title="Accuracy <here>")
+    drawn = curve.svg({"a & b": [(1, 0.5), (3, 0.6)]}, levels={"best": 0.4}, title="Accuracy <here>", cost="calls")
     root = xml.etree.ElementTree.fromstring(drawn)
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 2
 
@@ -143,9 +166,18 @@ def test_the_command_prints_what_others_rely_on(tmp_path: Path, monkeypatch: pyt
     assert {"best_single", "random", "majority_all", "paper", "oracle"} <= set(report["baselines"])
 
 
-@pytest.mark.parametrize("wrong", [["--k", "3", "--calls", "2"], [], ["--k", "3", "--strategy", "psychic"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--k", "3", "--calls", "2"],
+        [],
+        ["--k", "3", "--strategy", "psychic"],
+        ["--calls", "2", "--tokens", "9"],
+        ["--tokens", "90"],
+    ],
+)
 def test_the_command_refuses_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: list[str]) -> None:
-    recorded_folder.write(tmp_path / "recorded", SPECIALISTS, splits=SPLITS)
+    recorded_folder.write(tmp_path / "recorded", SPECIALISTS, splits=SPLITS, text=False)
     monkeypatch.setenv("MUSTER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(annotation, "embedder", lambda folder: SPECIALISTS)
     options = ["--pool", "P", "--profile-split", "train", "--test-split", "test", *wrong]

@@ -1,0 +1,141 @@
+"""What asking each expert would cost a query now: seconds until it has answered, and tokens. Pure."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from orchestrator.measured import Measured
+from orchestrator.pool.pool import Expert
+from orchestrator.recruiting.costs import Cost
+from workers.messages import Model, WorkerState
+
+CHARS_PER_TOKEN = 4.0
+"""Of English text, in every tokenizer in use. For limits that must hold, others count with 3."""
+LOAD_S = {"vllm": 60.0, "remote": 1.0, "stub": 1.0}
+TOKEN_S = 0.03
+"""Of a model never measured, where none ever was: cautious for a GPU. Else the mean of those that were."""
+BULK_GAIN = 8.0
+"""An engine makes so many times more tokens for many requests than for one (measured as `measured.BULK_SLOWER`). A load
+waits until the bulk requests sent have ended."""
+ANSWER_TOKENS = 100
+"""Of an answer of which nothing else is known."""
+RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1, 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supply:
+    """The workers as they are, and what is known of models."""
+
+    workers: Sequence[WorkerState]
+    measured: Measured
+    bulk_out: Mapping[str, int] = field(default_factory=dict)
+    """Worker -> bulk units sent to it that have not ended."""
+    waiting_max: int
+    """Online requests that may wait at one worker beside those it answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """Expert -> its cost, of those that a worker alive can run and has room for."""
+
+    costs: Mapping[str, Cost]
+    full: Mapping[str, float]
+    """Who could be run, but only at workers where too many wait: expert -> seconds until there is room, about."""
+
+    def left_out(self, names: Sequence[str]) -> str:
+        """Of these names, who has no cost and why, for people; "" where all have one."""
+        why = {name: "too many wait for it" if name in self.full else "no worker runs its engine" for name in names}
+        return "; ".join(f"{name} was left out: {why[name]}" for name in names if name not in self.costs)
+
+
+class QueueFull(RuntimeError):
+    """As many online requests wait at every worker that could answer as may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            "too many requests wait at every worker that could answer this (MUSTER_ONLINE_WAITING); try again shortly"
+        )
+        self.retry_after_s = min(max(math.ceil(seconds), RETRY_AFTER_MIN_S), RETRY_AFTER_MAX_S)
+
+
+def prices(
+    experts: Mapping[str, Expert], *, prompt_chars: int, completion_tokens: Mapping[str, float], supply: Supply
+) -> Prices:
+    """What each expert would take. Seconds are to its last token, if it is asked now.
+
+    Resident models answer at the least busy worker that has them; others are loaded, spread over the workers that
+    could, where the bulk requests already sent end first.
+    """
+    costs: dict[str, Cost] = {}
+    full: dict[str, float] = {}
+    loads: Counter[str] = Counter()
+    places: dict[str, tuple[WorkerState, float] | None] = {}
+    for name, expert in experts.items():
+        key = expert.model.key
+        if key not in places:
+            places[key] = _place(expert.model, supply, loads)
+        place = places[key]
+        if place is None:
+            continue
+        worker, load_s = place
+        tokens = min(completion_tokens[name], expert.sampling.max_tokens)
+        answer_s = tokens * _mean_or(supply.measured.token_s, key, TOKEN_S)
+        turns = worker.online_running // max(worker.online_slots, 1)
+        if is_full(worker, supply.waiting_max):
+            full[name] = turns * answer_s
+            continue
+        prompt = (prompt_chars + len(expert.system_prompt)) / CHARS_PER_TOKEN
+        costs[name] = Cost(
+            tokens=prompt + tokens,
+            answer_s=(turns + 1) * answer_s,
+            load_s=load_s,
+            model=key,
+            device=worker.worker,
+        )
+    return Prices(costs=costs, full=full)
+
+
+def refuse_if_full(model: Model, supply: Supply) -> None:
+    """Raise `QueueFull` where this model's every worker has too many waiting."""
+    place = _place(model, supply, Counter())
+    if place is not None and is_full(place[0], supply.waiting_max):
+        turns = place[0].online_running // max(place[0].online_slots, 1)
+        raise QueueFull(turns * _mean_or(supply.measured.token_s, model.key, TOKEN_S) * ANSWER_TOKENS)
+
+
+def is_full(worker: WorkerState, waiting_max: int) -> bool:
+    """Whether one more online request would be one too many."""
+    return worker.online_running - worker.online_slots >= waiting_max
+
+
+def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerState, float] | None:
+    """The worker that would answer, and the seconds of the load before that; None where none alive can."""
+    able = [worker for worker in supply.workers if model.engine in worker.engines]
+    ready = [worker for worker in able if worker.device == "none" or model.key in worker.resident]
+    if ready:
+        return min(ready, key=lambda each: (each.online_running / max(each.online_slots, 1), each.worker)), 0.0
+    if not able:
+        return None
+    # Nothing loads in no time: 0 would mean that it is resident.
+    load_s = max(_mean_or(supply.measured.load_s, model.key, LOAD_S[model.engine]), 0.01)
+    loading = next((worker for worker in able if worker.loading == model.key), None)
+    if loading is not None:
+        return loading, load_s
+    speeds = supply.measured.token_s.values()
+    unit_s = (sum(speeds) / len(speeds) if speeds else TOKEN_S) * ANSWER_TOKENS / BULK_GAIN
+
+    def wait_s(worker: WorkerState) -> float:
+        other = _mean_or(supply.measured.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0
+        return other + supply.bulk_out.get(worker.worker, 0) * unit_s
+
+    chosen = min(able, key=lambda each: (loads[each.worker], wait_s(each), each.worker))
+    loads[chosen.worker] += 1
+    return chosen, wait_s(chosen) + load_s
+
+
+def _mean_or(known: Mapping[str, float], key: str, default: float) -> float:
+    """What is known of a model; else the mean of the others; else the default."""
+    if key in known:
+        return known[key]
+    return sum(known.values()) / len(known) if known else default

@@ -1,0 +1,85 @@
+"""What experts cost a query, by where their models are."""
+
+import pytest
+
+from orchestrator.measured import Measured
+from orchestrator.online.pricing import Prices, QueueFull, Supply, prices, refuse_if_full
+from orchestrator.pool.pool import Expert
+from workers.messages import Model, Sampling, WorkerState
+
+A, B, C = (Model(source=f"stub:{name}") for name in "abc")
+
+
+def expert(name: str, model: Model, *, max_tokens: int = 500) -> Expert:
+    return Expert(id=1, name=name, version=1, model=model, sampling=Sampling(max_tokens=max_tokens))
+
+
+def worker(name: str, *resident: Model, running: int = 0, loading: Model | None = None) -> WorkerState:
+    return WorkerState(
+        worker=name,
+        at=0.0,
+        device="cuda:0",
+        engines=("stub",),
+        resident=tuple(model.key for model in resident),
+        loading=None if loading is None else loading.key,
+        online_slots=4,
+        online_running=running,
+    )
+
+
+def priced(*workers: WorkerState, experts: dict[str, Model], bulk_out: dict[str, int] | None = None) -> Prices:
+    measured = Measured(load_s={A.key: 10.0, B.key: 20.0, C.key: 30.0}, token_s={A.key: 0.01, B.key: 0.02, C.key: 0.03})
+    return prices(
+        {name: expert(name, model) for name, model in experts.items()},
+        prompt_chars=400,
+        completion_tokens=dict.fromkeys(experts, 100.0),
+        supply=Supply(workers=workers, measured=measured, bulk_out=bulk_out or {}, waiting_max=8),
+    )
+
+
+def test_a_resident_expert_costs_its_tokens_at_its_speed() -> None:
+    cost = priced(worker("w", A), experts={"a": A}).costs["a"]
+    assert cost.load_s == 0
+    assert cost.answer_s == pytest.approx(1)
+    assert cost.tokens == pytest.approx(200)
+
+
+def test_an_answer_is_no_longer_than_the_expert_may_make_it() -> None:
+    supply = Supply(workers=[worker("w", A)], measured=Measured(), waiting_max=8)
+    found = prices({"a": expert("a", A, max_tokens=7)}, prompt_chars=0, completion_tokens={"a": 100.0}, supply=supply)
+    assert found.costs["a"].tokens == 7
+
+
+def test_a_queue_at_the_worker_is_waited_for_in_turns() -> None:
+    assert priced(worker("w", A, running=9), experts={"a": A}).costs["a"].answer_s == pytest.approx(3.0)
+    least = priced(worker("w", A, running=9), worker("v", A), experts={"a": A}).costs["a"]
+    assert least.device == "v"
+    assert least.answer_s == pytest.approx(1)
+
+
+def test_loads_are_spread_over_the_workers_and_wait_for_what_runs_there() -> None:
+    found = priced(worker("v", A), worker("w"), experts={"a": A, "b": B, "c": C}, bulk_out={"v": 8}).costs
+    assert [found[name].device for name in "bc"] == ["w", "v"]
+    assert [found[name].load_s for name in "bc"] == pytest.approx([20, 32])
+    busy = priced(worker("w", loading=A), experts={"a": A, "b": B}).costs
+    assert busy["a"].load_s == pytest.approx(10.0)
+    assert busy["b"].load_s == pytest.approx(30.0)
+
+
+def test_experts_that_nothing_can_run_or_that_have_no_room_are_left_out() -> None:
+    remote = Model(source="https://host/v1")
+    found = priced(worker("w", A, running=12), worker("v", B), experts={"a": A, "b": B, "far": remote})
+    assert set(found.costs) == {"b"}
+    assert found.full == {"a": pytest.approx(3.0)}
+    assert found.left_out(["a", "b", "far"]) == (
+        "a was left out: too many wait for it; far was left out: no worker runs its engine"
+    )
+
+
+def test_a_full_worker_is_told_with_the_seconds_until_it_has_room() -> None:
+    measured = Measured(token_s={A.key: 0.045})
+    supply = Supply(workers=[worker("w", A, running=12)], measured=measured, waiting_max=8)
+    with pytest.raises(QueueFull) as caught:
+        refuse_if_full(A, supply)
+    assert caught.value.retry_after_s == 14
+    refuse_if_full(A, Supply(workers=[worker("w", A, running=11)], measured=measured, waiting_max=8))
