@@ -48,8 +48,12 @@ class Demands:
     def met(self, model_keys: set[str]) -> None:
         """These models are resident: requests for them find a worker by themselves."""
         if model_keys:
-            self._redis.hdel(FAILED_LOADS_KEY, *model_keys)
             self._redis.hdel(DEMAND_KEY, *model_keys)
+
+    def loaded(self, model_key: str) -> None:
+        """A load was done, for whomever: what failed before says nothing any more."""
+        self._failed.pop(model_key, None)
+        self._redis.hdel(FAILED_LOADS_KEY, model_key)
 
     def failed(self, model_key: str, reason: str) -> None:
         """The load failed: nobody waits any longer, and those who did are told why."""

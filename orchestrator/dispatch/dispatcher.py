@@ -191,7 +191,9 @@ class Dispatcher:
             )
             if load.error is not None:
                 self._demands.failed(load.model_key, load.error)
-            elif self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
+                continue
+            self._demands.loaded(load.model_key)
+            if self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
                 seen.online_at = now
         self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)
 

@@ -239,7 +239,6 @@ def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(
     demand()
     driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
     fake.load(wanted)
-    demand()
     driver.until(lambda: not client.hexists(FAILED_LOADS_KEY, wanted.key), also=fake.say)
 
 
