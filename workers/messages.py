@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 BULK_TASK = "workers.bulk"
 ONLINE_TASK = "workers.online"
 LOAD_TASK = "workers.load"
+PREFETCH_TASK = "workers.prefetch"
 
 PROGRESS_STREAM = "muster:progress"
 """Redis stream of `Progress`, field `progress`; read by the orchestrator from its last committed position."""
@@ -123,6 +124,10 @@ class Completion(Value):
     completion_tokens: int = 0
     engine_s: float = 0.0
     """Seconds from admission to the end."""
+    device_s: float = 0.0
+    """Its share of the device's time: each moment is divided evenly among the requests in the engine. 0: remote."""
+    load_s: float = 0.0
+    """Its part of the load, if it was the first to use it: a chunk's is divided evenly among its units."""
     error: str | None = None
     """Why it failed, for people."""
     fault: Literal["request", "engine", "model"] | None = None
@@ -153,6 +158,12 @@ class Load(Value):
     model: Model
 
 
+class Prefetch(Value):
+    """Get this model's weights ready to be loaded soon: fetched, converted, read into the host's memory."""
+
+    model: Model
+
+
 class Delta(Value):
     """A piece of an online answer. The last one carries `completion`, with the whole text."""
 
@@ -166,14 +177,33 @@ class Finished(Value):
 
 
 class LoadEvent(Value):
-    """One load of weights, done or failed."""
+    """One load of weights, or the waking of an engine that slept; done or failed."""
 
     model_key: str
     seconds: float
+    """The canary prompt included."""
+    woken: bool = False
+    """It slept in host memory, and only had to wake up."""
+    failed_wake: str | None = None
+    """Why it was loaded anew although it slept: it did not wake up, or said other things than before."""
+    fault: Literal["engine", "model"] | None = None
+    """Of a load that failed: whether trying again may help (engine), or not (model)."""
     memory_bytes: int = 0
     error: str | None = None
     chunk_id: int | None = None
     """The chunk that asked for it, if a chunk did."""
+
+
+class MeasuredSpeed(Value):
+    """How fast a model computes on this worker: moving figures of the last minute of work."""
+
+    model_key: str
+    prefill_tps: float
+    """Prompt tokens per second of device time."""
+    decode_tps: float
+    """Completion tokens per second of device time, of all requests in the engine together."""
+    answer_tps: float
+    """Completion tokens per second of one answer, beside the others; 0: not known yet."""
 
 
 class WorkerState(Value):
@@ -188,6 +218,10 @@ class WorkerState(Value):
     """The engines it can run: "vllm", "remote", "stub"."""
     resident: tuple[str, ...] = ()
     """Keys of models in device memory."""
+    asleep: tuple[str, ...] = ()
+    """Keys of models in host memory, which wake faster than they load."""
+    busy_s: float = 0.0
+    """Seconds since its start in which its device had any request in an engine."""
     loading: str | None = None
     bulk_slots: int = 2
     """Bulk chunks it can hold (window)."""
@@ -207,6 +241,8 @@ class Progress(Value):
     ended: tuple[int, ...] = ()
     """Chunks it is done with since the last message."""
     loads: tuple[LoadEvent, ...] = ()
+    speeds: tuple[MeasuredSpeed, ...] = ()
+    """Of models that worked since the last message that had some."""
 
 
 class Demand(Value):

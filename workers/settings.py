@@ -39,6 +39,8 @@ class WorkerSettings:
     """Share of the GPU's memory that all resident engines together may use."""
     kv_cache_bytes: int = 512 << 20
     """Memory for keys and values of one engine on a CPU: 23,000 tokens of a 135M model."""
+    sleep_bytes: int = 64 << 30
+    """Host memory that evicted engines may keep their weights in, asleep (on GPUs); 0: evicted engines end."""
     stall_s: float = 120.0
     """An engine with running requests that computes nothing for so long is killed."""
     load_timeout_s: float = 900.0
@@ -89,6 +91,7 @@ def from_command_line(argv: Sequence[str], environ: Mapping[str, str] = os.envir
     parser.add_argument("--residents", type=_positive, default=default.residents)
     parser.add_argument("--gpu-memory-share", type=float, default=default.gpu_memory_share)
     parser.add_argument("--kv-cache-bytes", type=_positive, default=default.kv_cache_bytes)
+    parser.add_argument("--sleep-bytes", type=int, default=default.sleep_bytes)
     parser.add_argument("--stall-s", type=float, default=default.stall_s)
     parser.add_argument("--load-timeout-s", type=float, default=default.load_timeout_s)
     parser.add_argument("--drain-s", type=float, default=default.drain_s)

@@ -37,6 +37,8 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
             options |= {"distributed_executor_backend": "uni"}
     else:
         options = {"gpu_memory_utilization": settings.gpu_memory_share / settings.residents}
+        if settings.sleep_bytes:
+            options |= {"enable_sleep_mode": True}
     return HostedEngine(
         module="workers.engines.vllm_host",
         start=wire.Start(
