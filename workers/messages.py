@@ -45,6 +45,11 @@ def claim_key(chunk_id: int) -> str:
     return f"muster:claim:{chunk_id}"
 
 
+def load_error_key(model_key: str) -> str:
+    """Why a model could not be loaded for online requests, set by the dispatcher for half a minute: nobody waits."""
+    return f"muster:load-error:{model_key}"
+
+
 class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 

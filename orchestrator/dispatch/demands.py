@@ -5,7 +5,7 @@ from typing import cast
 
 import redis
 
-from workers.messages import DEMAND_KEY, Demand
+from workers.messages import DEMAND_KEY, Demand, load_error_key
 
 RETRY_S = 30.0
 """After a failed load a demanded model is left alone for so long."""
@@ -51,8 +51,9 @@ class Demands:
         if model_keys:
             self._redis.hdel(DEMAND_KEY, *model_keys)
 
-    def failed(self, model_key: str) -> None:
-        """The load failed: nobody waits any longer."""
+    def failed(self, model_key: str, reason: str) -> None:
+        """The load failed: nobody waits any longer, and for a while nobody begins to."""
         self._failed[model_key] = time.monotonic()
         self._sent.pop(model_key, None)
+        self._redis.set(load_error_key(model_key), reason, ex=int(RETRY_S))
         self._redis.hdel(DEMAND_KEY, model_key)

@@ -27,10 +27,12 @@ from orchestrator.storage import database
 from workers.messages import (
     BULK_TASK,
     LOAD_TASK,
+    PREFETCH_TASK,
     PROGRESS_STREAM,
     WORKER_STALE_S,
     Load,
     Model,
+    Prefetch,
     Progress,
     WorkerState,
     bulk_queue,
@@ -190,7 +192,7 @@ class Dispatcher:
                 "load", worker=message.state.worker, model=load.model_key, s=round(load.seconds, 1), error=load.error
             )
             if load.error is not None:
-                self._demands.failed(load.model_key)
+                self._demands.failed(load.model_key, load.error)
             elif self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
                 seen.online_at = now
         self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)
@@ -246,11 +248,17 @@ class Dispatcher:
                     self._load(action, demands[action.model_key].model)
                 case residency.Send():
                     self._send(action, backlog)
+                case residency.Prefetch():
+                    self._prefetch(action)
 
     def _load(self, action: residency.Load, model: Model) -> None:
         log.info("loading for queries", model=model.source, worker=action.worker)
         self._demands.sent(action.model_key, action.worker)
         broker.send(self._sender, LOAD_TASK, online_queue(action.worker), Load(model=model))
+
+    def _prefetch(self, action: residency.Prefetch) -> None:
+        message = Prefetch(model=self._backlogs.models[action.model_key])
+        broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _send(self, action: residency.Send, backlog: Backlog) -> None:
         """Make the chunks, commit, and only then send them."""

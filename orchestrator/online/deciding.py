@@ -45,6 +45,8 @@ class Annotated:
     method: annotation.Method = "embedding"
     note: str = ""
     usage: Usage = field(default_factory=Usage)
+    asked: tuple[tuple[str, Completion], ...] = ()
+    """The annotator and what it said, sample by sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +202,11 @@ class Decider:
         )
         completions = [sample for sample in samples if sample is not None]
         usage = Usage.of(*completions)
+        asked = tuple((annotator.name, completion) for completion in completions)
         skills = tuple(annotate.vote([annotate.parse(completion.text) for completion in completions]))
         if not skills:
-            return Annotated(note=annotation.NONE_SURVIVED, usage=usage)
-        return Annotated(skills=skills, method="llm", usage=usage)
+            return Annotated(note=annotation.NONE_SURVIVED, usage=usage, asked=asked)
+        return Annotated(skills=skills, method="llm", usage=usage, asked=asked)
 
     async def _sample(self, query: Query, annotator: Expert, number: int, deadline_s: float) -> Completion | None:
         """One sample of the skills; None if it failed or is late: the votes of the others count."""

@@ -29,6 +29,7 @@ from workers.messages import (
     OnlineRequest,
     Request,
     WorkerState,
+    load_error_key,
     online_queue,
     reply_stream,
 )
@@ -177,6 +178,8 @@ class BrokerTransport:
             ready = [w for w in able if w.device == "none" or model.key in w.resident]
             if ready:
                 return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
+            if (reason := await self._load_error(model)) is not None:
+                raise LoadFailed(f"{model.source} could not be loaded: {reason}")
             if time.time() + RESIDENT_POLL_S >= deadline_s:
                 raise Late(f"{model.source} was not loaded in time")
             if await self._is_demanded(model, write=not demanded_until):
@@ -184,6 +187,12 @@ class BrokerTransport:
             elif time.time() > demanded_until:
                 raise LoadFailed(f"{model.source} could not be loaded; GET /v1/experts and the worker's log say why")
             await asyncio.sleep(RESIDENT_POLL_S)
+
+    async def _load_error(self, model: Model) -> str | None:
+        """Why the latest load of this model failed, if that was a moment ago."""
+        with _reaching_broker():
+            reason = await self._redis.get(load_error_key(model.key))
+        return None if reason is None else str(reason)
 
     async def _is_demanded(self, model: Model, *, write: bool) -> bool:
         """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
