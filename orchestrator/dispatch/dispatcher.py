@@ -249,16 +249,14 @@ class Dispatcher:
                 case residency.Send():
                     self._send(action, backlog)
                 case residency.Prefetch():
-                    self._prefetch(action)
+                    model = self._backlogs.models.get(action.model_key) or demands[action.model_key].model
+                    message = Prefetch(model=model)
+                    broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _load(self, action: residency.Load, model: Model) -> None:
         log.info("loading for queries", model=model.source, worker=action.worker)
         self._demands.sent(action.model_key, action.worker)
         broker.send(self._sender, LOAD_TASK, online_queue(action.worker), Load(model=model))
-
-    def _prefetch(self, action: residency.Prefetch) -> None:
-        message = Prefetch(model=self._backlogs.models[action.model_key])
-        broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _send(self, action: residency.Send, backlog: Backlog) -> None:
         """Make the chunks, commit, and only then send them."""

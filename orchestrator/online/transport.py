@@ -45,7 +45,7 @@ IN_VAIN = "it did not answer in time"
 LOAD_SHOWN_S = 3.0
 """A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
 SENDS_MAX = 2
-"""A request whose worker died before its first word is sent once more, to another worker."""
+"""A request whose worker or engine died before its first word is sent once more: to another worker, or a new engine."""
 CONNECTIONS_MAX = 1024
 """Every waiting request blocks a connection: queries in flight times recruits, with room."""
 
@@ -151,6 +151,7 @@ class BrokerTransport:
 
     async def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
         avoid: set[str] = set()
+        lost: Completion | None = None
         for attempt in range(1, SENDS_MAX + 1):
             worker = await self._worker_for(model, deadline_s, avoid)
             attempt_id = request.id if attempt == 1 else f"{request.id}.{attempt}"
@@ -159,9 +160,14 @@ class BrokerTransport:
                 sent = request.model_copy(update={"id": attempt_id})
                 async with contextlib.aclosing(self._exchange(sent, model, worker, deadline_s)) as deltas:
                     async for delta in deltas:
+                        if not begun and attempt < SENDS_MAX and _engine_failed(delta):
+                            log.warning("engine lost before its first word; once more", request=request.id)
+                            lost = delta.completion
+                            break
                         begun = True
-                        yield delta
-                return
+                        yield delta if lost is None else _with_charges_of(lost, delta)
+                    else:
+                        return
             except WorkerLost:
                 if begun or attempt == SENDS_MAX:
                     raise
@@ -268,6 +274,19 @@ def _reaching_broker() -> Iterator[None]:
         raise NoBroker(
             f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
         ) from error
+
+
+def _with_charges_of(lost: Completion, delta: Delta) -> Delta:
+    """The query pays for the try that was lost, too."""
+    if (completion := delta.completion) is None:
+        return delta
+    charged = {"device_s": completion.device_s + lost.device_s, "load_s": completion.load_s + lost.load_s}
+    return delta.model_copy(update={"completion": completion.model_copy(update=charged)})
+
+
+def _engine_failed(delta: Delta) -> bool:
+    """Whether the engine died, or was killed because it stood still: the next may answer."""
+    return delta.completion is not None and delta.completion.fault == "engine"
 
 
 def _was_late(delta: Delta, deadline_s: float) -> bool:

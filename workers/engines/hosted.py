@@ -48,7 +48,7 @@ class HostedEngine:
         self._computed = Computed()
         self._sleep_bytes: int | None = None
         self._turned: asyncio.Future[str | None] | None = None
-        self._moved_s = time.monotonic()
+        self._still_s = 0.0
         self._running: dict[str, asyncio.Queue[Delta | GenerationError]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -102,8 +102,6 @@ class HostedEngine:
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
         if self._died is not None:
             raise EngineError(self._died)
-        if not self._running:
-            self._moved_s = time.monotonic()
         answers: asyncio.Queue[Delta | GenerationError] = asyncio.Queue()
         self._running[request.id] = answers
         ended = False
@@ -191,7 +189,7 @@ class HostedEngine:
     def _hand_out(self, step: wire.Step) -> None:
         if step.computed != self._computed or step.texts or step.done:
             self._computed = step.computed
-            self._moved_s = time.monotonic()
+            self._still_s = 0.0
         for request_id, text in step.texts.items():
             if (answers := self._running.get(request_id)) is not None:
                 answers.put_nowait(Delta(text=text))
@@ -200,12 +198,20 @@ class HostedEngine:
                 answers.put_nowait(_answer(completion))
 
     async def _watch(self) -> None:
-        """Health checks say yes while an engine hangs: only tokens show that it works."""
+        """Health checks say yes while an engine hangs: only tokens show that it works.
+
+        What counts is the time with requests running, over all that give up meanwhile: queries wait less than a stall.
+        """
+        looked_s = time.monotonic()
         while self._died is None:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
-            still_s = time.monotonic() - self._moved_s
-            if self._running and still_s > self._stall_s:
-                self._die(f"the engine computed nothing for {still_s:.0f} s with {len(self._running)} requests running")
+            now_s = time.monotonic()
+            if self._running:
+                self._still_s += now_s - looked_s
+                if self._still_s > self._stall_s:
+                    count = len(self._running)
+                    self._die(f"the engine computed nothing for {self._still_s:.0f} s with {count} requests running")
+            looked_s = now_s
 
     def _die(self, why: str) -> None:
         """Kill the child and all its children; running requests fail."""
