@@ -17,6 +17,7 @@ from typing import Any  # noqa: E402
 
 from workers.engines import host, prompt, wire  # noqa: E402
 from workers.engines.engine import Computed, Engine, EngineError, ModelError, RequestError  # noqa: E402
+from workers.engines.prefill_gate import PrefillGate  # noqa: E402
 from workers.messages import Completion, Delta, Request  # noqa: E402
 
 PASSED_ON = frozenset(
@@ -60,6 +61,7 @@ class VllmEngine:
         self._computed = Computed()
         self._sleep_bytes: int | None = None
         self._context_tokens = start.model.context_tokens
+        self._gate = PrefillGate(start.prefill_tokens) if start.prefill_tokens else None
 
     @property
     def died(self) -> str | None:
@@ -118,11 +120,17 @@ class VllmEngine:
                 f"the prompt has {len(tokens)} tokens, which leaves no room in the model's context of"
                 f" {self._context_tokens}; shorten it or give the model more context_tokens"
             )
+        parameters, adapter = self._parameters(request, stream, room), await self._adapter(request)
+        if self._gate is not None:
+            if stream:
+                self._gate.query(len(tokens))
+            else:
+                await self._gate.bulk(len(tokens))
         outputs = self._llm.generate(
             vllm.inputs.tokens_input(tokens),
-            self._parameters(request, stream, room),
+            parameters,
             request.id,
-            lora_request=await self._adapter(request),
+            lora_request=adapter,
             priority=ONLINE_PRIORITY if stream else BULK_PRIORITY,
         )
         texts: list[str] = []
@@ -171,6 +179,8 @@ class VllmEngine:
         """Tokens that one step computed."""
         prompt, completion = self._computed
         self._computed = Computed(prompt + prompt_tokens, completion + completion_tokens)
+        if self._gate is not None and prompt_tokens:
+            self._gate.computed(prompt_tokens)
 
     def _parameters(self, request: Request, stream: bool, room: int) -> Any:
         from vllm import SamplingParams

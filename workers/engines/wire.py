@@ -19,6 +19,8 @@ class Start(Value):
     data_dir: str
     sequences: int
     """Requests in the engine at once."""
+    prefill_tokens: int = 0
+    """While queries are about, prompt tokens that may lie in the engine at once; 0: any number (`prefill_gate`)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only one kind of engine reads."""
 
