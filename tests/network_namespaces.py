@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 NETWORK = "10.231"
@@ -66,27 +66,42 @@ def _namespace(number: int) -> Iterator[tuple[str, ...]]:
 def _forwarded(address: str, port: int) -> Iterator[int]:
     """A port on the link's address that leads to the broker, which listens on the loopback address only."""
     listener = socket.create_server((address, 0))
+    opened: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def begin(work: Callable[..., None], *arguments: socket.socket) -> None:
+        threads.append(threading.Thread(target=work, args=arguments))
+        threads[-1].start()
 
     def accept() -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = listener.accept()
                 far = socket.create_connection(("127.0.0.1", port))
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                opened.extend((near, far))
+                begin(_pump, near, far)
+                begin(_pump, far, near)
 
-    threading.Thread(target=accept, daemon=True).start()
+    begin(accept)
     try:
         yield int(listener.getsockname()[1])
     finally:
-        listener.close()
+        _shut(listener, *opened)
+        for thread in threads:
+            thread.join()
+        for each in (listener, *opened):
+            each.close()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             sink.sendall(data)
-    for each in (source, sink):
+    _shut(source, sink)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for each in sockets:
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
 

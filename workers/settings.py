@@ -9,8 +9,6 @@ from pathlib import Path
 
 CPU_SEQUENCES = 32
 """Bulk requests in the engine at once on a CPU: beyond it a 135M model gains little and queries wait longer."""
-CPU_BULK_BESIDE_ONLINE = 4
-"""On a CPU each prompt holds up everybody's next token for a good part of a second."""
 CUDA_SEQUENCES = 256
 REMOTE_SEQUENCES = 32
 """Bulk requests open at once to one remote server."""
@@ -32,7 +30,7 @@ class WorkerSettings:
     bulk_sequences: int = 0
     """Bulk requests in the engine at once; 0: what suits the device."""
     bulk_beside_online: int = 0
-    """Bulk requests let into the engine while online requests are in it; 0: what suits the device."""
+    """Bulk requests let into the engine while online requests are in it; 0: as many as without."""
     residents: int = 1
     """Models in device memory at once. Ignored without a device: remote and stub models cost no memory."""
     gpu_memory_share: float = 0.85
@@ -68,9 +66,7 @@ class WorkerSettings:
     @property
     def bulk_limit_beside_online(self) -> int:
         """Bulk requests let into the engine while online requests are in it."""
-        if self.bulk_beside_online:
-            return self.bulk_beside_online
-        return CPU_BULK_BESIDE_ONLINE if self.device == "cpu" else self.sequences
+        return self.bulk_beside_online or self.sequences
 
     @property
     def capacity(self) -> int | None:

@@ -135,7 +135,7 @@ def test_a_run_asks_a_model_with_broken_weights_once(driver: Driver, redis_url: 
 def test_a_sleeping_engine_that_comes_back_wrong_is_counted_and_its_run_completes(
     driver: Driver, redis_url: str, tmp_path: Path
 ) -> None:
-    sources = {"ada": "stub:odd?sleep=1&memory_bytes=9&wake=wrong", "bob": "stub:two?sleep=1&memory_bytes=9"}
+    sources = {name: f"stub:{name}?sleep=1&memory_bytes=9&wake=wrong" for name in ("ada", "bob")}
     with WorkerProcess(redis_url, tmp_path):
         for _ in range(2):
             run = submit(driver, sources, 6) if not driver.scalar("SELECT count(*) FROM run") else again(driver)

@@ -18,10 +18,10 @@ CPU = {
 }
 """One thread: on a small machine more threads of two engines only wait for each other. Without vLLM's multiprocessing
 the model runs in the engine core's own process: a third process that imports vLLM would cost seconds a load."""
-CPU_STEP_TOKENS = 128
+CPU_STEP_TOKENS = 192
 """Tokens computed in one step, prompts in pieces: every answer under way waits for a step, which on a CPU takes about a
 second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
-CPU_PREFILL_TOKENS = 64
+CPU_PREFILL_TOKENS = 96
 """Prompt tokens in the engine at once while queries are about: they make some steps far longer than others."""
 
 
