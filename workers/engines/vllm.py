@@ -21,8 +21,8 @@ the model runs in the engine core's own process: a third process that imports vL
 CPU_STEP_TOKENS = 192
 """Tokens computed in one step, prompts in pieces: every answer under way waits for a step, which on a CPU takes about a
 second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
-CPU_PREFILL_TOKENS = 96
-"""Prompt tokens in the engine at once while queries are about: they make some steps far longer than others."""
+CPU_PREFILL_TOKENS = 64
+"""Prompt tokens given to the engine a step while queries are about: prompts are what makes some steps far longer."""
 
 
 def open_engine(model: Model, settings: WorkerSettings) -> Engine:

@@ -179,8 +179,8 @@ class VllmEngine:
         """Tokens that one step computed."""
         prompt, completion = self._computed
         self._computed = Computed(prompt + prompt_tokens, completion + completion_tokens)
-        if self._gate is not None and prompt_tokens:
-            self._gate.computed(prompt_tokens)
+        if self._gate is not None:
+            self._gate.step(prompt_tokens)
 
     def _parameters(self, request: Request, stream: bool, room: int) -> Any:
         from vllm import SamplingParams

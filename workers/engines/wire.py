@@ -20,7 +20,7 @@ class Start(Value):
     sequences: int
     """Requests in the engine at once."""
     prefill_tokens: int = 0
-    """While queries are about, prompt tokens that may lie in the engine at once; 0: any number (`prefill_gate`)."""
+    """While queries are about, prompt tokens of bulk a step; 0: any number (`prefill_gate`)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only one kind of engine reads."""
 

@@ -30,17 +30,38 @@ async def test_without_queries_all_prompts_go_in_at_once() -> None:
     assert await settle(await given(gate, 500, 500, 500)) == [True, True, True]
 
 
-async def test_while_queries_are_about_prompts_follow_what_is_computed() -> None:
+async def test_while_queries_are_about_each_step_gets_what_fits_into_it() -> None:
     gate = PrefillGate(64, Clock())
     gate.query(40)
-    tasks = await given(gate, 30, 30, 500)
+    tasks = await given(gate, 30, 30, 30)
     assert await settle(tasks) == [False, False, False]
-    gate.computed(40)
+    gate.step(0)  # the step that ran when the query came
     assert await settle(tasks) == [True, True, False]
-    gate.computed(30)
-    assert await settle(tasks) == [True, True, False]
-    gate.computed(30)
-    assert await settle(tasks) == [True, True, True]  # longer than the limit: it goes alone
+    gate.step(40)
+    assert await settle(tasks) == [True, True, True]
+
+
+async def test_no_more_lies_ahead_than_two_steps_take() -> None:
+    gate = PrefillGate(64, Clock())
+    gate.query(60)
+    tasks = await given(gate, 60, 60)
+    gate.step(0)
+    gate.step(0)
+    assert await settle(tasks) == [True, False]
+    gate.step(60)
+    assert await settle(tasks) == [True, True]
+
+
+async def test_a_prompt_that_is_longer_than_any_step_goes_alone() -> None:
+    gate = PrefillGate(64, Clock())
+    gate.query(10)
+    tasks = await given(gate, 500, 10)
+    gate.step(0)
+    assert await settle(tasks) == [False, False]
+    gate.step(10)
+    assert await settle(tasks) == [True, False]
+    gate.step(500)
+    assert await settle(tasks) == [True, True]
 
 
 async def test_the_gate_opens_some_time_after_the_last_query() -> None:
@@ -59,7 +80,7 @@ async def test_a_prompt_that_is_given_up_holds_nobody_up() -> None:
     gate.query(60)
     first, second = await given(gate, 50, 20)
     first.cancel()
-    gate.computed(60)
+    gate.step(60)
     assert await settle([first, second]) == [True, True]
     assert first.cancelled()
     assert not second.cancelled()
