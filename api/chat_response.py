@@ -23,7 +23,7 @@ def completion(answer: Answer, *, query_id: str, model: str, created: int) -> di
         "model": model,
         "choices": _choices(answer),
         "usage": usage(answer.usage),
-        **({"muster": answer.explanation} if answer.explanation is not None else {}),
+        "muster": explained(answer),
     }
 
 
@@ -32,6 +32,11 @@ def _choices(answer: Answer) -> list[Mapping[str, Any]]:
         return list(answer.choices)
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     return [{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}]
+
+
+def explained(answer: Answer) -> Mapping[str, Any]:
+    """The `muster` object: how the answer came about and what it was charged; of one expert's own, the charges."""
+    return {**(answer.explanation or {}), "charges": answer.charges}
 
 
 def usage(tokens: Usage) -> dict[str, Any]:
@@ -69,11 +74,10 @@ class Chunks:
                 return self._end(event)
 
     def _end(self, answer: Answer) -> list[dict[str, Any]]:
-        explained = {"muster": answer.explanation} if answer.explanation is not None else {}
         delta = {} if self._has_begun else self._delta("")
         if answer.choices and (calls := answer.choices[0].get("message", {}).get("tool_calls")):
             delta = {**delta, "tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}
-        chunks = [self._chunk(delta, finish_reason=answer.finish_reason, **explained)]
+        chunks = [self._chunk(delta, finish_reason=answer.finish_reason, muster=explained(answer))]
         if self._include_usage:
             chunks.append({**self._head, "choices": [], "usage": usage(answer.usage)})
         return chunks

@@ -11,8 +11,9 @@ from sqlmodel import Session
 _SOURCES = sa.text("SELECT DISTINCT ON (model_key) model_key, model->>'source' AS source FROM expert")
 _LOADS = sa.text(
     """
-    SELECT model_key, worker, count(*) FILTER (WHERE error IS NULL) AS loads,
-        count(*) FILTER (WHERE error IS NOT NULL) AS failed, sum(seconds) AS seconds
+    SELECT model_key, worker, count(*) FILTER (WHERE error IS NULL AND NOT woken) AS loads,
+        count(*) FILTER (WHERE error IS NOT NULL) AS failed, sum(seconds) AS seconds,
+        count(*) FILTER (WHERE woken) AS wakes, count(*) FILTER (WHERE failed_wake IS NOT NULL) AS failed_wakes
     FROM load GROUP BY model_key, worker
     """
 )
@@ -27,7 +28,8 @@ _OPEN_UNITS = sa.text(
     """
     SELECT stage, state, count(*) AS units, sum(attempts) AS attempts, sum(losses) AS losses,
         coalesce(sum((completion->>'prompt_tokens')::bigint), 0) AS prompt_tokens,
-        coalesce(sum((completion->>'completion_tokens')::bigint), 0) AS completion_tokens
+        coalesce(sum((completion->>'completion_tokens')::bigint), 0) AS completion_tokens,
+        sum(device_s) AS device_s, sum(load_s) AS load_s
     FROM unit WHERE run_id IN (SELECT id FROM run WHERE totals = '{}') GROUP BY stage, state
     """
 )
@@ -36,7 +38,8 @@ _ENDED_UNITS = sa.text(
     SELECT each->>'stage' AS stage, each->>'state' AS state, sum((each->>'units')::bigint) AS units,
         sum((each->>'attempts')::bigint) AS attempts, sum((each->>'losses')::bigint) AS losses,
         sum((each->>'prompt_tokens')::bigint) AS prompt_tokens,
-        sum((each->>'completion_tokens')::bigint) AS completion_tokens
+        sum((each->>'completion_tokens')::bigint) AS completion_tokens,
+        coalesce(sum((each->>'device_s')::float), 0) AS device_s, coalesce(sum((each->>'load_s')::float), 0) AS load_s
     FROM run, jsonb_array_elements(totals->'units') AS each WHERE totals <> '{}' GROUP BY 1, 2
     """
 )
@@ -80,7 +83,16 @@ class _Reading:
         rows = self._named(self._rows(_LOADS))
         yield _counter("loads", "Loads of a model's weights", rows, "loads", "model", "worker")
         yield _counter("load_failures", "Loads that failed", rows, "failed", "model", "worker")
-        yield _counter("load_seconds", "Seconds spent loading", rows, "seconds", "model", "worker")
+        yield _counter("load_seconds", "Seconds spent loading and waking", rows, "seconds", "model", "worker")
+        yield _counter("wakes", "Times a model that slept in host memory woke", rows, "wakes", "model", "worker")
+        yield _counter(
+            "failed_wakes",
+            "Sleeping engines loaded anew: they came back wrong, or not",
+            rows,
+            "failed_wakes",
+            "model",
+            "worker",
+        )
 
     def _queues(self) -> Iterator[Metric]:
         rows = self._named(self._rows(_WAITING))
@@ -92,7 +104,7 @@ class _Reading:
         totals: dict[tuple[str, str], dict[str, Any]] = {}
         for row in (*self._rows(_ENDED_UNITS), *self._rows(_OPEN_UNITS)):
             sums = totals.setdefault((row["stage"], row["state"]), {"stage": row["stage"], "state": row["state"]})
-            for name in ("units", "attempts", "losses", "prompt_tokens", "completion_tokens"):
+            for name in ("units", "attempts", "losses", "prompt_tokens", "completion_tokens", "device_s", "load_s"):
                 sums[name] = sums.get(name, 0) + row[name]
         rows = list(totals.values())
         ended = [row for row in rows if row["state"] in ("done", "failed")]
@@ -105,6 +117,8 @@ class _Reading:
         yield _counter("unit_losses", "Times a unit's worker was lost", rows, "losses", "stage", "state")
         yield _counter("prompt_tokens", "Prompt tokens of completions", rows, "prompt_tokens", "stage", "state")
         yield _counter("completion_tokens", "Generated tokens", rows, "completion_tokens", "stage", "state")
+        yield _counter("device_seconds", "Device time charged to units", rows, "device_s", "stage", "state")
+        yield _counter("unit_load_seconds", "Loading charged to units", rows, "load_s", "stage", "state")
 
     def _rows(self, statement: sa.TextClause) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in self._session.execute(statement)]

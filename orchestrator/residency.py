@@ -91,7 +91,15 @@ class Load:
     model_key: str
 
 
-Action = Send | Load
+@dataclass(frozen=True, kw_only=True)
+class Prefetch:
+    """Have a worker read the weights of the model that comes next, while the present one runs dry."""
+
+    worker: str
+    model_key: str
+
+
+Action = Send | Load | Prefetch
 
 
 def plan(queues: Sequence[Queue], workers: Sequence[Worker], *, chunk_units: int) -> list[Action]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,13 +47,24 @@ def chunk(chunk_id: int, model: Model, requests: Iterable[Request], *, run_id: s
 class WorkerProcess:
     """`python -m workers` as a child. Use as a context manager: it is killed at the end."""
 
-    def __init__(self, redis_url: str, data_dir: Path, *options: str, name: str = "w1", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        data_dir: Path,
+        *options: str,
+        name: str = "w1",
+        device: str = "cpu",
+        prefix: Sequence[str] = (),
+        own_redis_url: str | None = None,
+    ) -> None:
+        """`prefix`: a command that becomes the worker. `own_redis_url`: the broker as the worker sees it."""
         self.name = name
         self.data_dir = data_dir
         self.redis: redis.Redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._app: celery.Celery = broker.sender(Settings(redis_url=redis_url))
+        self._prefix = prefix
         self._arguments = ["--name", name, "--device", device, *options]
-        self._environment = {**os.environ, "REDIS_URL": redis_url, "MUSTER_DATA_DIR": str(data_dir)}
+        self._environment = {**os.environ, "REDIS_URL": own_redis_url or redis_url, "MUSTER_DATA_DIR": str(data_dir)}
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
@@ -74,7 +85,7 @@ class WorkerProcess:
 
     def begin(self) -> None:
         """Start it (again) without waiting."""
-        command = [sys.executable, "-m", "workers", *self._arguments]
+        command = [*self._prefix, sys.executable, "-m", "workers", *self._arguments]
         self.process = child.spawn(command, env=self._environment)
 
     def terminate(self, sent: signal.Signals = signal.SIGTERM) -> int:

@@ -12,6 +12,7 @@ from workers.broker import Broker
 from workers.cancels import Cancels
 from workers.engines.engine import GenerationError
 from workers.messages import Chunk, Request
+from workers.meter import Share
 from workers.progress import Reporter
 from workers.residency import Residency, Resident
 
@@ -27,8 +28,10 @@ class _Work:
     """The whole chunk."""
     units: "dict[str, asyncio.Task[None]]" = field(default_factory=dict)
     """Request id -> its generation, waiting for a place in the engine or running."""
-    running: set[str] = field(default_factory=set)
-    """Request ids in the engine."""
+    running: dict[str, Share] = field(default_factory=dict)
+    """Request id -> what it is charged, of those that are or were in the engine."""
+    load_s: float = 0.0
+    """Each unit's part of the load that this chunk was the first to use."""
     cancelled: set[str] = field(default_factory=set)
     """Request ids that a user cancelled."""
 
@@ -108,6 +111,7 @@ class BulkDesk:
     async def _generate(self, work: _Work) -> None:
         chunk = work.chunk
         async with self._residency.use(chunk.model, online=False, chunk_id=chunk.id) as resident:
+            work.load_s = resident.account.pay_load() / len(chunk.requests) if chunk.requests else 0.0
             for request in chunk.requests:
                 if request.id not in work.cancelled:
                     work.units[request.id] = asyncio.create_task(self._unit(work, resident, request))
@@ -118,9 +122,10 @@ class BulkDesk:
 
     async def _unit(self, work: _Work, resident: Resident, request: Request) -> None:
         async with resident.admission.bulk():
-            work.running.add(request.id)
+            share = work.running[request.id] = resident.account.begin(load_s=work.load_s)
             engine_id = f"{work.chunk.id}/{request.id}"
-            completion = await generation.generate(resident.engine, request, engine_id=engine_id)
+            completion = await generation.generate(resident.engine, request, engine_id=engine_id, share=share)
+        resident.speeds.answered(completion.completion_tokens, completion.engine_s, online=False)
         self._reporter.finish(work.chunk.id, completion)
 
     def _watch(self, work: _Work) -> Callable[[], None]:
@@ -130,7 +135,9 @@ class BulkDesk:
             unit = work.units.get(request_id)
             if request_id not in work.cancelled and (unit is None or unit.cancel()):
                 work.cancelled.add(request_id)
-                self._reporter.finish(work.chunk.id, generation.aborted(request_id, "cancelled"))
+                self._reporter.finish(
+                    work.chunk.id, generation.aborted(request_id, "cancelled", work.running.get(request_id))
+                )
             if not work.units and len(work.cancelled) == len(work.chunk.requests):
                 work.task.cancel()  # nobody is left who would need the model
 

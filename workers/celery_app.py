@@ -1,4 +1,4 @@
-"""The Celery side of a worker: its app, its three tasks, and the thread that its event loop lives in."""
+"""The Celery side of a worker: its app, its four tasks, and the thread that its event loop lives in."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from kombu.entity import Queue
 from pydantic import ValidationError
 
 from workers import messages
-from workers.messages import Chunk, Load, OnlineRequest, Value
+from workers.messages import Chunk, Load, OnlineRequest, Prefetch, Value
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
@@ -104,9 +104,13 @@ def create(settings: WorkerSettings, thread: LoopThread) -> celery.Celery:
     def load(payload: str | dict[str, Any]) -> None:
         _take(Load, payload, lambda wanted: thread.call(thread.worker.load(wanted)))
 
+    def prefetch(payload: str | dict[str, Any]) -> None:
+        _take(Prefetch, payload, lambda wanted: thread.call(thread.worker.prefetch(wanted)))
+
     app.task(name=messages.BULK_TASK)(bulk)
     app.task(name=messages.ONLINE_TASK)(online)
     app.task(name=messages.LOAD_TASK)(load)
+    app.task(name=messages.PREFETCH_TASK)(prefetch)
     return app
 
 

@@ -8,17 +8,24 @@ from typing import Any, TypeVar, cast
 
 from workers.engines.engine import Engine, EngineError, GenerationError
 from workers.messages import Completion, Request
+from workers.meter import Share
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 async def generate(
-    engine: Engine, request: Request, *, engine_id: str, on_text: Callable[[str], None] | None = None
+    engine: Engine,
+    request: Request,
+    *,
+    engine_id: str,
+    share: Share,
+    on_text: Callable[[str], None] | None = None,
 ) -> Completion:
     """The completion of `request`; failures come back as its `error` and `fault`, never as exceptions.
 
-    `engine_id` names the request inside the engine: a unit that was sent twice may run there twice.
+    `engine_id` names the request inside the engine: a unit that was sent twice may run there twice. `share` is its
+    charge, begun by the caller; it ends with the request, whatever becomes of it.
     Text is handed to `on_text` as it comes. Cancelling the calling task aborts the request in the engine.
     """
     began = time.monotonic()
@@ -32,22 +39,22 @@ async def generate(
         if completion is None:
             raise EngineError("the engine ended the request without a completion")
     except GenerationError as error:
-        return failed(request.id, error, began)
+        return _charged(failed(request.id, error), share, began)
     except asyncio.CancelledError:
         raise
     except Exception as error:  # a fault in an engine's code costs this request, never the worker
         log.exception("request %s", request.id)
-        return failed(request.id, EngineError(f"{type(error).__name__}: {error}"), began)
+        return _charged(failed(request.id, EngineError(f"{type(error).__name__}: {error}")), share, began)
     finally:
+        share.end()
         await deltas.aclose()
-    return completion.model_copy(
-        update={
-            "id": request.id,
-            "engine_s": time.monotonic() - began,
-            "text": clean(completion.text),
-            "choices": clean(completion.choices),
-        }
-    )
+    cleaned = {"id": request.id, "text": clean(completion.text), "choices": clean(completion.choices)}
+    return _charged(completion.model_copy(update=cleaned), share, began)
+
+
+def _charged(completion: Completion, share: Share, began: float) -> Completion:
+    share.end()
+    return completion.model_copy(update={"engine_s": time.monotonic() - began, **share.as_fields()})
 
 
 def clean(value: T) -> T:
@@ -62,14 +69,12 @@ def clean(value: T) -> T:
     return cast(T, cleaned)
 
 
-def failed(request_id: str, error: GenerationError, began: float | None = None) -> Completion:
-    """The completion of a request that came to nothing. `began`: monotonic time of admission, if it was admitted."""
-    engine_s = 0.0 if began is None else time.monotonic() - began
-    return Completion(
-        id=request_id, finish_reason="error", error=clean(str(error)), fault=error.fault, engine_s=engine_s
-    )
+def failed(request_id: str, error: GenerationError) -> Completion:
+    """The completion of a request that came to nothing."""
+    return Completion(id=request_id, finish_reason="error", error=clean(str(error)), fault=error.fault)
 
 
-def aborted(request_id: str, why: str) -> Completion:
-    """The completion of a request that nobody wants any more."""
-    return Completion(id=request_id, finish_reason="abort", error=why)
+def aborted(request_id: str, why: str, share: Share | None = None) -> Completion:
+    """The completion of a request that nobody wants any more; `share`: what it is charged, if it was in the engine."""
+    charge = {} if share is None else share.as_fields()
+    return Completion(id=request_id, finish_reason="abort", error=why).model_copy(update=charge)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 BULK_TASK = "workers.bulk"
 ONLINE_TASK = "workers.online"
 LOAD_TASK = "workers.load"
+PREFETCH_TASK = "workers.prefetch"
 
 PROGRESS_STREAM = "muster:progress"
 """Redis stream of `Progress`, field `progress`; read by the orchestrator from its last committed position."""
@@ -22,8 +23,6 @@ CANCELLED_KEY = "muster:cancelled"
 """Redis set of cancelled ids: request ids (units, online requests) and `run:<id>`."""
 DEMAND_KEY = "muster:demand"
 """Redis hash: model key -> `Demand` JSON: online requests wait for a model that is resident nowhere."""
-FAILED_LOADS_KEY = "muster:failed-loads"
-"""Redis hash: model key -> `FailedLoad` JSON: what became of a demand that was taken away without a load."""
 WORKER_STALE_S = 5.0
 PROGRESS_INTERVAL_S = 1.0
 
@@ -44,6 +43,11 @@ def reply_stream(request_id: str) -> str:
 def claim_key(chunk_id: int) -> str:
     """Set NX by the worker before a chunk reaches the engine: a duplicate message finds it taken."""
     return f"muster:claim:{chunk_id}"
+
+
+def load_error_key(model_key: str) -> str:
+    """Why a model could not be loaded for online requests, set by the dispatcher for half a minute: nobody waits."""
+    return f"muster:load-error:{model_key}"
 
 
 class Value(BaseModel):
@@ -125,6 +129,10 @@ class Completion(Value):
     completion_tokens: int = 0
     engine_s: float = 0.0
     """Seconds from admission to the end."""
+    device_s: float = 0.0
+    """Its share of the device's time: each moment is divided evenly among the requests in the engine. 0: remote."""
+    load_s: float = 0.0
+    """Its part of the load, if it was the first to use it: a chunk's is divided evenly among its units."""
     error: str | None = None
     """Why it failed, for people."""
     fault: Literal["request", "engine", "model"] | None = None
@@ -155,6 +163,12 @@ class Load(Value):
     model: Model
 
 
+class Prefetch(Value):
+    """Get this model's weights ready to be loaded soon: fetched, converted, read into the host's memory."""
+
+    model: Model
+
+
 class Delta(Value):
     """A piece of an online answer. The last one carries `completion`, with the whole text."""
 
@@ -168,16 +182,35 @@ class Finished(Value):
 
 
 class LoadEvent(Value):
-    """One load of weights, done or failed."""
+    """One load of weights, or the waking of an engine that slept; done or failed."""
 
     model_key: str
     seconds: float
+    """The canary prompt included."""
+    woken: bool = False
+    """It slept in host memory, and only had to wake up."""
+    failed_wake: str | None = None
+    """Why it was loaded anew although it slept: it did not wake up, or said other things than before."""
     memory_bytes: int = 0
     error: str | None = None
     fault: Literal["engine", "model"] | None = None
     """Whose fault a failure is: the engine's (another try may do), the model's (it cannot be loaded)."""
     chunk_id: int | None = None
     """The chunk that asked for it, if a chunk did."""
+
+
+class MeasuredSpeed(Value):
+    """How fast a model computes on this worker: moving figures of the last minute of work."""
+
+    model_key: str
+    prefill_tps: float
+    """Prompt tokens per second of device time."""
+    decode_tps: float
+    """Completion tokens per second of device time, of all requests in the engine together."""
+    answer_tps: float
+    """Completion tokens per second of one answer, beside the others; 0: not known yet."""
+    query_tps: float = 0.0
+    """The same, of answers to queries alone."""
 
 
 class WorkerState(Value):
@@ -192,6 +225,10 @@ class WorkerState(Value):
     """The engines it can run: "vllm", "remote", "stub"."""
     resident: tuple[str, ...] = ()
     """Keys of models in device memory."""
+    asleep: tuple[str, ...] = ()
+    """Keys of models in host memory, which wake faster than they load."""
+    busy_s: float = 0.0
+    """Seconds since its start in which its device had any request in an engine."""
     loading: str | None = None
     bulk_slots: int = 2
     """Bulk chunks it can hold (window)."""
@@ -211,17 +248,11 @@ class Progress(Value):
     ended: tuple[int, ...] = ()
     """Chunks it is done with since the last message."""
     loads: tuple[LoadEvent, ...] = ()
+    speeds: tuple[MeasuredSpeed, ...] = ()
+    """Of models that worked since the last message that had some."""
 
 
 class Demand(Value):
     model: Model
     since_s: float
     """Unix time of the first request that waits."""
-
-
-class FailedLoad(Value):
-    """Why a demand was not met."""
-
-    reason: str
-    at: float
-    """Unix time."""

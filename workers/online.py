@@ -9,6 +9,7 @@ from workers import generation
 from workers.cancels import Cancels
 from workers.engines.engine import EngineError, GenerationError
 from workers.messages import Completion, Delta, Load, OnlineRequest
+from workers.meter import Share
 from workers.replies import Replies
 from workers.residency import Residency
 
@@ -27,6 +28,7 @@ class OnlineDesk:
         self._replies = replies
         self._residency = residency
         self._answers: dict[str, asyncio.Task[Completion]] = {}
+        self._shares: dict[str, Share] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._draining = False
@@ -81,18 +83,19 @@ class OnlineDesk:
             if not done:
                 answer.cancel()
                 await asyncio.wait([answer])
-                return generation.aborted(request_id, "its deadline passed")
+                return generation.aborted(request_id, "its deadline passed", self._shares.get(request_id))
             if answer.cancelled():
                 stopping = EngineError("the worker is stopping")
                 return (
                     generation.failed(request_id, stopping)
                     if self._draining
-                    else generation.aborted(request_id, "cancelled")
+                    else generation.aborted(request_id, "cancelled", self._shares.get(request_id))
                 )
             return answer.result()
         finally:
             unwatch()
             del self._answers[request_id]
+            self._shares.pop(request_id, None)
 
     async def _generate(self, online: OnlineRequest) -> Completion:
         request = online.request
@@ -106,7 +109,12 @@ class OnlineDesk:
                 resident.admission.online(),
             ):
                 engine_id = f"online/{request.id}"
-                return await generation.generate(resident.engine, request, engine_id=engine_id, on_text=on_text)
+                share = self._shares[request.id] = resident.account.begin(load_s=resident.account.pay_load())
+                completion = await generation.generate(
+                    resident.engine, request, engine_id=engine_id, share=share, on_text=on_text
+                )
+                resident.speeds.answered(completion.completion_tokens, completion.engine_s, online=True)
+                return completion
         except GenerationError as error:
             return generation.failed(request.id, error)
 

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workers.broker import UNREACHABLE
-from workers.messages import PROGRESS_INTERVAL_S, Completion, Finished, LoadEvent, Progress, WorkerState
+from workers.messages import PROGRESS_INTERVAL_S, Completion, Finished, LoadEvent, MeasuredSpeed, Progress, WorkerState
 
 GATHER_S = 0.08
 """News is gathered for so long before it is sent: at most a dozen messages a second."""
@@ -35,6 +35,7 @@ class Reporter:
         self._finished: list[Finished] = []
         self._ended: list[int] = []
         self._loads: list[LoadEvent] = []
+        self._speeds: tuple[MeasuredSpeed, ...] = ()
         self._news = asyncio.Event()
         self._life = uuid.uuid4().hex
         self._sequence = 0
@@ -65,6 +66,10 @@ class Reporter:
     def load(self, event: LoadEvent) -> None:
         self._loads.append(event)
         self._news.set()
+
+    def speeds(self, measured: Sequence[MeasuredSpeed]) -> None:
+        """Goes with the next message, which need not be soon."""
+        self._speeds = tuple(measured)
 
     def changed(self) -> None:
         """Something in the worker's state changed: publish soon."""
@@ -104,10 +109,12 @@ class Reporter:
         if not self._finished:
             ended, self._ended = self._ended, []
         loads, self._loads = self._loads, []
+        speeds, self._speeds = self._speeds, ()
         return Progress(
             state=self._state().model_copy(update={"at": time.time()}),
             chunks=(*self._held, *self._ended),
             finished=tuple(finished),
             ended=tuple(ended),
             loads=tuple(loads),
+            speeds=speeds,
         )

@@ -1,20 +1,27 @@
-"""Keeps models resident: the one place of a worker that loads and evicts."""
+"""Keeps models resident: the one place of a worker that decides when to load and to evict."""
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workers import guard
 from workers.admission import Admission
 from workers.engines.engine import Engine, EngineError, GenerationError, ModelError
-from workers.messages import LoadEvent, Model
+from workers.loader import Loaded, Loader
+from workers.messages import LoadEvent, MeasuredSpeed, Model
+from workers.meter import Account, Meter
+from workers.speeds import Speeds
 
 CHECK_INTERVAL_S = 1.0
 """How often dead engines are looked for while nothing else happens."""
+SPEEDS_INTERVAL_S = 5.0
+"""How often measured speeds are told."""
 log = logging.getLogger(__name__)
 
 
@@ -22,11 +29,16 @@ log = logging.getLogger(__name__)
 class Resident:
     """One model in memory, and how many use it."""
 
-    model: Model
-    engine: Engine
+    loaded: Loaded
     admission: Admission
     """Places in the engine."""
+    account: Account
+    speeds: Speeds
     users: int = 0
+
+    @property
+    def engine(self) -> Engine:
+        return self.loaded.engine
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,21 +55,29 @@ class Residency:
     def __init__(
         self,
         *,
-        open_engine: Callable[[Model], Engine],
+        loader: Loader,
         capacity: int | None,
+        meter: Meter,
         new_admission: Callable[[], Admission],
         on_load: Callable[[LoadEvent], None],
+        on_speeds: Callable[[Sequence[MeasuredSpeed]], None],
+        on_wait: Callable[[Model], None],
         on_change: Callable[[], None],
     ) -> None:
         """`capacity`: models at once, None for any number. `new_admission` makes the places of one engine.
 
-        `on_load` hears of each load, `on_change` of any news.
+        `meter` divides the device's time. `on_load` hears of each load, `on_speeds` now and then of what was measured,
+        `on_wait` of a model that is needed and must wait until others have run dry, `on_change` of any news.
         """
-        self._open_engine = open_engine
+        self._loader = loader
         self._capacity = capacity
+        self._meter = meter
         self._new_admission = new_admission
         self._on_load = on_load
+        self._on_speeds = on_speeds
+        self._on_wait = on_wait
         self._on_change = on_change
+        self._speeds: dict[str, Speeds] = {}
         self._numbers = itertools.count()
         self._waiting: list[_Wait] = []
         self._residents: dict[str, Resident] = {}
@@ -67,6 +87,10 @@ class Residency:
     @property
     def resident_keys(self) -> tuple[str, ...]:
         return tuple(key for key, resident in self._residents.items() if resident.engine.died is None)
+
+    @property
+    def asleep_keys(self) -> tuple[str, ...]:
+        return self._loader.asleep_keys
 
     @property
     def loading_key(self) -> str | None:
@@ -94,25 +118,46 @@ class Residency:
             self._settle()
 
     async def watch(self) -> None:
-        """Look after engines that die while nobody uses them, and after tickets whose patience ends. Runs for ever."""
+        """Look after engines that die while nobody uses them, and after tickets whose patience ends; measure speeds.
+
+        Runs for ever.
+        """
+        told_s = time.monotonic()
+        news: dict[str, MeasuredSpeed] = {}
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             self._settle()
+            news |= self._measure()
+            if news and time.monotonic() - told_s >= SPEEDS_INTERVAL_S:
+                self._on_speeds(tuple(news.values()))
+                told_s, news = time.monotonic(), {}
+
+    def _measure(self) -> dict[str, MeasuredSpeed]:
+        """The speeds of models that worked since the last time."""
+        found = {}
+        for key, resident in self._residents.items():
+            if resident.speeds.at(*resident.engine.computed, resident.account.busy_s):
+                speed = resident.speeds.speed
+                if speed is not None:
+                    found[key] = MeasuredSpeed(model_key=key, **dataclasses.asdict(speed))
+        return found
 
     async def close(self) -> None:
         """Stop loads and close every engine."""
         for task in self._loading.values():
             task.cancel()
         await asyncio.gather(*self._loading.values(), return_exceptions=True)
-        for key in list(self._residents):
-            self._drop(key)
+        for resident in self._residents.values():
+            self._end(resident.engine.close())
+        self._residents.clear()
         await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._loader.end_sleepers()
 
     def _settle(self) -> None:
         """Do what the guard decides, now that something changed."""
         for key, resident in list(self._residents.items()):
             if resident.engine.died is not None:
-                log.warning("model %s left memory: %s", resident.model.source, resident.engine.died)
+                log.warning("model %s left memory: %s", resident.loaded.model.source, resident.engine.died)
                 self._drop(key)
         decision = guard.decide(
             waiting=[wait.ticket for wait in self._waiting],
@@ -129,6 +174,11 @@ class Residency:
             self._loading[key] = asyncio.create_task(self._load(first.model, first.chunk_id, evictions))
         if decision.load:
             self._on_change()
+        at_hand = {*self._residents, *self._loading, *self.asleep_keys}
+        if (
+            far := next((wait.model for wait in self._waiting if wait.ticket.model_key not in at_hand), None)
+        ) is not None:
+            self._on_wait(far)
 
     def _admit(self, wait: _Wait) -> None:
         self._waiting.remove(wait)
@@ -141,57 +191,41 @@ class Residency:
         wait.admitted.set_result(resident)
 
     def _drop(self, key: str) -> "asyncio.Task[None]":
-        """Take a model out of the list now and close its engine in the background."""
-        resident = self._residents.pop(key)
-        task = asyncio.create_task(resident.engine.close())
+        """Take a model out of the list now and off the device in the background."""
+        task = self._end(self._loader.put_away(self._residents.pop(key).loaded))
+        self._on_change()
+        return task
+
+    def _end(self, closing: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        self._on_change()
         return task
 
     async def _load(self, model: Model, chunk_id: int | None, evictions: "list[asyncio.Task[None]]") -> None:
         await asyncio.gather(*evictions, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)  # a dead engine may still hold memory
-        began = time.monotonic()
-        log.info("loading %s", model.source)
-        memory_bytes = 0
-        failure: GenerationError | None = None
-        engine: Engine | None = None
-        try:
-            engine = self._open_engine(model)
-            memory_bytes = await engine.load()
-        except GenerationError as error:
-            failure = error
-        except asyncio.CancelledError:
-            failure = EngineError("the worker is stopping")
-        except Exception as error:  # a fault of ours must not stop the worker
-            log.exception("loading %s failed", model.source)
-            failure = ModelError(f"{type(error).__name__}: {error}")
-        if failure is not None and engine is not None:
-            await engine.close()
-        seconds = time.monotonic() - began
+        loaded, event = await self._loader.bring(model, chunk_id=chunk_id)
         self._loading.pop(model.key, None)
-        self._on_load(
-            LoadEvent(
-                model_key=model.key,
-                seconds=seconds,
-                memory_bytes=memory_bytes,
-                error=None if failure is None else str(failure),
-                fault="model" if isinstance(failure, ModelError) else None if failure is None else "engine",
-                chunk_id=chunk_id,
-            )
-        )
+        self._on_load(event)
         waiting = [wait for wait in self._waiting if wait.ticket.model_key == model.key]
-        if failure is not None or engine is None:
-            log.error("loading %s failed after %.1f s: %s", model.source, seconds, failure)
-            self._refuse(waiting, failure or ModelError("no engine"))
+        if loaded is None:
+            failure = ModelError if event.fault == "model" else EngineError
+            self._refuse(waiting, failure(event.error or "no engine"))
         else:
-            log.info("loaded %s in %.1f s", model.source, seconds)
-            self._residents[model.key] = Resident(model=model, engine=engine, admission=self._new_admission())
+            self._residents[model.key] = resident = self._resident(loaded)
+            resident.account.owe(event.seconds)
             # All who waited for this load come in together, or the next ticket in turn could evict it unused.
             for wait in waiting:
                 self._admit(wait)
         self._settle()
+
+    def _resident(self, loaded: Loaded) -> Resident:
+        key, has_device = loaded.model.key, loaded.model.engine != "remote"
+        account = Account(self._meter if has_device else Meter(), key, has_device=has_device)
+        speeds = self._speeds.setdefault(key, Speeds())
+        speeds.begin(*loaded.engine.computed, account.busy_s)
+        return Resident(loaded=loaded, admission=self._new_admission(), account=account, speeds=speeds)
 
     def _refuse(self, waiting: list[_Wait], failure: GenerationError) -> None:
         for wait in waiting:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 CPU_SEQUENCES = 32
 """Bulk requests in the engine at once on a CPU: beyond it a 135M model gains little and queries wait longer."""
-CPU_BULK_BESIDE_ONLINE = 4
-"""On a CPU each prompt holds up everybody's next token for a good part of a second."""
 CUDA_SEQUENCES = 256
 REMOTE_SEQUENCES = 32
 """Bulk requests open at once to one remote server."""
@@ -32,13 +30,15 @@ class WorkerSettings:
     bulk_sequences: int = 0
     """Bulk requests in the engine at once; 0: what suits the device."""
     bulk_beside_online: int = 0
-    """Bulk requests let into the engine while online requests are in it; 0: what suits the device."""
+    """Bulk requests let into the engine while online requests are in it; 0: as many as without."""
     residents: int = 1
     """Models in device memory at once. Ignored without a device: remote and stub models cost no memory."""
     gpu_memory_share: float = 0.85
     """Share of the GPU's memory that all resident engines together may use."""
     kv_cache_bytes: int = 512 << 20
     """Memory for keys and values of one engine on a CPU: 23,000 tokens of a 135M model."""
+    sleep_bytes: int = 64 << 30
+    """Host memory that evicted engines may keep their weights in, asleep (on GPUs); 0: evicted engines end."""
     stall_s: float = 120.0
     """An engine with running requests that computes nothing for so long is killed."""
     load_timeout_s: float = 900.0
@@ -66,9 +66,7 @@ class WorkerSettings:
     @property
     def bulk_limit_beside_online(self) -> int:
         """Bulk requests let into the engine while online requests are in it."""
-        if self.bulk_beside_online:
-            return self.bulk_beside_online
-        return CPU_BULK_BESIDE_ONLINE if self.device == "cpu" else self.sequences
+        return self.bulk_beside_online or self.sequences
 
     @property
     def capacity(self) -> int | None:
@@ -89,6 +87,7 @@ def from_command_line(argv: Sequence[str], environ: Mapping[str, str] = os.envir
     parser.add_argument("--residents", type=_positive, default=default.residents)
     parser.add_argument("--gpu-memory-share", type=float, default=default.gpu_memory_share)
     parser.add_argument("--kv-cache-bytes", type=_positive, default=default.kv_cache_bytes)
+    parser.add_argument("--sleep-bytes", type=int, default=default.sleep_bytes)
     parser.add_argument("--stall-s", type=float, default=default.stall_s)
     parser.add_argument("--load-timeout-s", type=float, default=default.load_timeout_s)
     parser.add_argument("--drain-s", type=float, default=default.drain_s)

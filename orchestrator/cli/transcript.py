@@ -17,7 +17,7 @@ def show(completion: Json, console: Console) -> None:
     """Print a chat completion with its `muster` object."""
     explanation = completion.get("muster") or {}
     choice = completion["choices"][0]
-    if explanation:
+    if "recruits" in explanation:
         _show_skills(explanation, console)
         _show_recruits(explanation, console)
         _show_answers(explanation, console)
@@ -73,7 +73,9 @@ def _show_cost(completion: Json, explanation: Json, console: Console) -> None:
     usage = completion.get("usage") or {}
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in (explanation.get("seconds") or {}).items())
     tokens = f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens"
-    console.print(f"[dim]{tokens}{'; ' if stages else ''}{stages}[/dim]")
+    charged = explanation.get("charges") or {}
+    seconds = f"; charged {charged['device_s']:.1f} s of devices, {charged['load_s']:.1f} s of loads" if charged else ""
+    console.print(f"[dim]{tokens}{'; ' if stages else ''}{stages}{seconds}[/dim]")
 
 
 def _heading(console: Console, title: str, aside: str = "") -> None:

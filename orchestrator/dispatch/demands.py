@@ -5,7 +5,7 @@ from typing import cast
 
 import redis
 
-from workers.messages import DEMAND_KEY, FAILED_LOADS_KEY, Demand, FailedLoad
+from workers.messages import DEMAND_KEY, Demand, load_error_key
 
 RETRY_S = 30.0
 """After a failed load a demanded model is left alone for so long."""
@@ -53,12 +53,11 @@ class Demands:
     def loaded(self, model_key: str) -> None:
         """A load was done, for whomever: what failed before says nothing any more."""
         self._failed.pop(model_key, None)
-        self._redis.hdel(FAILED_LOADS_KEY, model_key)
+        self._redis.delete(load_error_key(model_key))
 
     def failed(self, model_key: str, reason: str) -> None:
-        """The load failed: nobody waits any longer, and those who did are told why."""
+        """The load failed: nobody waits any longer, and for a while nobody begins to; they are told why."""
         self._failed[model_key] = time.monotonic()
         self._sent.pop(model_key, None)
-        told = FailedLoad(reason=reason, at=time.time())
-        self._redis.hset(FAILED_LOADS_KEY, model_key, told.model_dump_json())
+        self._redis.set(load_error_key(model_key), reason, ex=int(RETRY_S))
         self._redis.hdel(DEMAND_KEY, model_key)

@@ -27,10 +27,12 @@ from orchestrator.storage import database
 from workers.messages import (
     BULK_TASK,
     LOAD_TASK,
+    PREFETCH_TASK,
     PROGRESS_STREAM,
     WORKER_STALE_S,
     Load,
     Model,
+    Prefetch,
     Progress,
     WorkerState,
     bulk_queue,
@@ -248,6 +250,10 @@ class Dispatcher:
                     self._load(action, demands[action.model_key].model)
                 case residency.Send():
                     self._send(action, backlog)
+                case residency.Prefetch():
+                    model = self._backlogs.models.get(action.model_key) or demands[action.model_key].model
+                    message = Prefetch(model=model)
+                    broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _load(self, action: residency.Load, model: Model) -> None:
         log.info("loading for queries", model=model.source, worker=action.worker)

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
+import structlog
 from sqlmodel import Session
 
-from orchestrator import measured
 from orchestrator.dispatch import chunks, quarantine
+from orchestrator.pool import costs
 from orchestrator.runs import instances
 from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, Progress
 
 FAILED_LOADS_MAX = 3
-"""A model that fails to load so often in a row, for whatever reason, is not tried again."""
+"""A model whose engine fails to load so often in a row is not tried again; one that is itself at fault, never."""
+log = structlog.get_logger()
 
 _FINISH = sa.text(
     """
@@ -28,7 +30,9 @@ _FINISH = sa.text(
             ELSE news.completion END,
         ended_at = CASE
             WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
-            ELSE now() END
+            ELSE now() END,
+        device_s = device_s + coalesce((news.completion->>'device_s')::float, 0),
+        load_s = load_s + coalesce((news.completion->>'load_s')::float, 0)
     FROM jsonb_to_recordset(CAST(:news AS jsonb)) AS news(id bigint, chunk_id bigint, outcome text, completion jsonb)
     WHERE unit.id = news.id AND unit.chunk_id = news.chunk_id AND unit.state = 'sent'
     RETURNING unit.id, unit.instance_id, unit.model_key, news.outcome
@@ -36,8 +40,9 @@ _FINISH = sa.text(
 )
 _LOADED = sa.text(
     """
-    INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error)
-    VALUES (:worker, :model_key, (SELECT run_id FROM chunk WHERE id = :chunk_id), :seconds, :memory_bytes, :error)
+    INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error, woken, failed_wake)
+    VALUES (:worker, :model_key, (SELECT run_id FROM chunk WHERE id = :chunk_id), :seconds, :memory_bytes, :error,
+        :woken, :failed_wake)
     """
 )
 _LAST_LOADS = sa.text("SELECT error FROM load WHERE model_key = :model_key ORDER BY id DESC LIMIT :count")
@@ -82,6 +87,8 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
     finished = _finish(session, message.finished, max_attempts, faults)
     for load in message.loads:
         _record_load(session, worker, load, faults)
+        costs.note_load(session, worker, load)
+    costs.note_speeds(session, worker, message.speeds)
     chunks.renew(session, message.chunks, worker=worker, lease_s=lease_s)
     chunks.end(session, message.ended, worker=worker, max_attempts=max_attempts)
     for model_key, reason in faults.items():
@@ -100,8 +107,6 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
     instances.lock_of_units(session, ids)
     news = ",".join(_news(unit_id, each) for unit_id, each in known)
     rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
-    completions = {unit_id: each.completion for unit_id, each in known}
-    measured.note_answers(session, ((row.model_key, completions[row.id]) for row in rows), online=False)
     reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
     for row in rows:
         if row.id in reasons:
@@ -128,8 +133,9 @@ def _news(unit_id: int, finished: Finished) -> str:
 
 def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[str, str]) -> None:
     session.execute(_LOADED, {"worker": worker, **load.model_dump(exclude={"fault"})})
+    if load.failed_wake is not None:
+        log.warning("a sleeping engine was loaded anew", worker=worker, model=load.model_key, reason=load.failed_wake)
     if load.error is None:
-        measured.note_load(session, load.model_key, load.seconds)
         return
     if load.fault == "model":
         faults.setdefault(load.model_key, load.error)

@@ -16,13 +16,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import annotation, measured, recruiting
+from orchestrator import annotation, recruiting
 from orchestrator.answers import meaning
 from orchestrator.online import transport
 from orchestrator.online.pricing import QueueFull, Supply, prices
 from orchestrator.online.query import Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
-from orchestrator.pool import experts
+from orchestrator.pool import costs, experts
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
@@ -56,6 +56,8 @@ class Annotated:
     method: annotation.Method = "embedding"
     note: str = ""
     usage: Usage = field(default_factory=Usage)
+    asked: tuple[tuple[str, Completion], ...] = ()
+    """The annotator and what it said, sample by sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ class Decider:
             with self._open_session() as session:
                 return Supply(
                     workers=workers,
-                    measured=measured.read(session),
+                    measured=costs.costs(session),
                     bulk_out={row.worker: row.units for row in session.execute(_BULK_OUT)},
                     waiting_max=self._settings.online_waiting,
                 )
@@ -275,10 +277,11 @@ class Decider:
         )
         completions = [sample for sample in samples if sample is not None]
         usage = Usage.of(*completions)
+        asked = tuple((annotator.name, completion) for completion in completions)
         skills = tuple(annotate.vote([annotate.parse(completion.text) for completion in completions]))
         if not skills:
-            return Annotated(note=annotation.NONE_SURVIVED, usage=usage)
-        return Annotated(skills=skills, method="llm", usage=usage)
+            return Annotated(note=annotation.NONE_SURVIVED, usage=usage, asked=asked)
+        return Annotated(skills=skills, method="llm", usage=usage, asked=asked)
 
     async def _sample(self, query: Query, annotator: Expert, number: int, deadline_s: float) -> Completion | None:
         """One sample of the skills; None if it failed or is late: the votes of the others count."""

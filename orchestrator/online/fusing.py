@@ -34,6 +34,7 @@ class Fusing:
         self.fused: Fused | None = None
         self.finish_reason = "stop"
         self.usage = Usage()
+        self.asked: tuple[tuple[str, Completion], ...] = ()
         self.notes: list[str] = []
         self.seconds = 0.0
 
@@ -119,6 +120,7 @@ class Fusing:
             self._shown += rest
             yield Piece(text=rest)
         self.usage = Usage.of(completion)
+        self.asked = ((aggregator.name, completion),)
         self._settle(choice.explains(await self._read(aggregator, completion)), completion)
 
     def _request(self, aggregator: Expert) -> Request:

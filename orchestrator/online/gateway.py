@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session
 
-from orchestrator import annotation, measured, metrics
+from orchestrator import annotation, metrics
 from orchestrator.online import online, queries
 from orchestrator.online.deciding import Decider, Decision, refuse_too_long
 from orchestrator.online.pricing import refuse_if_full
@@ -214,7 +214,6 @@ class Gateway:
         try:
             with self.session() as session:
                 queries.keep(session, query_id=query_id, **kept.columns())
-                measured.note_answers(session, self.transport.take_answers(), online=True)
         except Exception:
             log.exception("query not kept", query=query_id)
 

@@ -90,6 +90,8 @@ class Generated:
             "error": self.completion.error,
             "seconds": round(self.seconds, 3),
             "tokens": self.completion.completion_tokens,
+            "device_s": self.completion.device_s,
+            "load_s": self.completion.load_s,
         }
         return {**found, "text": self.completion.text} if with_text else found
 

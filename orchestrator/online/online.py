@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from orchestrator import prompts
+from orchestrator.online.charges import charges
 from orchestrator.online.deciding import Decision
 from orchestrator.online.fusing import Fusing
 from orchestrator.online.generating import Asking, Generation, ended, refused
@@ -74,6 +75,7 @@ def _own_answer(expert: str, completion: Completion) -> Answer:
         text=completion.text,
         finish_reason=completion.finish_reason,
         usage=Usage.of(completion),
+        charges=charges([(expert, completion)]),
         choices=completion.choices,
     )
 
@@ -86,6 +88,13 @@ def _end(asking: Asking, generation: Generation, fusing: Fusing) -> Answer:
         text=fusing.fused.text,
         finish_reason="length" if fusing.finish_reason == "length" else "stop",
         usage=usage,
+        charges=charges(
+            (
+                *asking.decision.annotated.asked,
+                *((each.recruit.expert, each.completion) for each in generation.generated),
+                *fusing.asked,
+            )
+        ),
         explanation=_explanation(asking, generation, fusing, generate_usage),
     )
 

@@ -4,8 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from orchestrator.measured import Measured
+from orchestrator.pool.costs import ModelCost
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.costs import Cost
 from workers.messages import Model, WorkerState
@@ -16,8 +17,10 @@ LOAD_S = {"vllm": 60.0, "remote": 1.0, "stub": 1.0}
 TOKEN_S = 0.03
 """Of a model never measured, where none ever was: cautious for a GPU. Else the mean of those that were."""
 BULK_GAIN = 8.0
-"""An engine makes so many times more tokens for many requests than for one (measured as `measured.BULK_SLOWER`). A load
-waits until the bulk requests sent have ended."""
+"""An engine makes so many times more tokens for many requests than for one (SmolLM2-135M on one CPU thread: 332 a
+second for 32, 42 for one). A load waits until the bulk requests sent have ended."""
+BULK_SLOWER = 4.0
+"""An answer takes so much longer among many bulk ones than alone, by the same figures."""
 ANSWER_TOKENS = 100
 """Of an answer of which nothing else is known."""
 RETRY_AFTER_MIN_S, RETRY_AFTER_MAX_S = 1, 60
@@ -28,11 +31,28 @@ class Supply:
     """The workers as they are, and what is known of models."""
 
     workers: Sequence[WorkerState]
-    measured: Measured
+    measured: Mapping[str, ModelCost] = field(default_factory=dict)
+    """By model key."""
     bulk_out: Mapping[str, int] = field(default_factory=dict)
     """Worker -> bulk units sent to it that have not ended."""
     waiting_max: int
     """Online requests that may wait at one worker beside those it answers."""
+
+    @cached_property
+    def load_s(self) -> Mapping[str, float]:
+        """Model key -> seconds of a load, where it was measured."""
+        return {key: cost.load_s for key, cost in self.measured.items() if cost.load_s is not None}
+
+    @cached_property
+    def wake_s(self) -> Mapping[str, float]:
+        """Model key -> seconds until it is back from host memory, where that was measured."""
+        return {key: cost.wake_s for key, cost in self.measured.items() if cost.wake_s is not None}
+
+    @cached_property
+    def token_s(self) -> Mapping[str, float]:
+        """Model key -> seconds per token of a query's answer; by bulk answers, where no query was answered yet."""
+        found = {key: cost.query_tps or (cost.answer_tps or 0.0) * BULK_SLOWER for key, cost in self.measured.items()}
+        return {key: 1 / tps for key, tps in found.items() if tps}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +100,7 @@ def prices(
             continue
         worker, load_s = place
         tokens = min(completion_tokens[name], expert.sampling.max_tokens)
-        answer_s = tokens * _mean_or(supply.measured.token_s, key, TOKEN_S)
+        answer_s = tokens * _mean_or(supply.token_s, key, TOKEN_S)
         turns = worker.online_running // max(worker.online_slots, 1)
         if is_full(worker, supply.waiting_max):
             full[name] = turns * answer_s
@@ -101,7 +121,7 @@ def refuse_if_full(model: Model, supply: Supply) -> None:
     place = _place(model, supply, Counter())
     if place is not None and is_full(place[0], supply.waiting_max):
         turns = place[0].online_running // max(place[0].online_slots, 1)
-        raise QueueFull(turns * _mean_or(supply.measured.token_s, model.key, TOKEN_S) * ANSWER_TOKENS)
+        raise QueueFull(turns * _mean_or(supply.token_s, model.key, TOKEN_S) * ANSWER_TOKENS)
 
 
 def is_full(worker: WorkerState, waiting_max: int) -> bool:
@@ -117,21 +137,25 @@ def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerSta
         return min(ready, key=lambda each: (each.online_running / max(each.online_slots, 1), each.worker)), 0.0
     if not able:
         return None
-    # Nothing loads in no time: 0 would mean that it is resident.
-    load_s = max(_mean_or(supply.measured.load_s, model.key, LOAD_S[model.engine]), 0.01)
     loading = next((worker for worker in able if worker.loading == model.key), None)
     if loading is not None:
-        return loading, load_s
-    speeds = supply.measured.token_s.values()
+        return loading, _ready_s(model, loading, supply)
+    speeds = supply.token_s.values()
     unit_s = (sum(speeds) / len(speeds) if speeds else TOKEN_S) * ANSWER_TOKENS / BULK_GAIN
 
     def wait_s(worker: WorkerState) -> float:
-        other = _mean_or(supply.measured.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0
+        other = _mean_or(supply.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0
         return other + supply.bulk_out.get(worker.worker, 0) * unit_s
 
-    chosen = min(able, key=lambda each: (loads[each.worker], wait_s(each), each.worker))
+    chosen = min(able, key=lambda each: (loads[each.worker], wait_s(each) + _ready_s(model, each, supply), each.worker))
     loads[chosen.worker] += 1
-    return chosen, wait_s(chosen) + load_s
+    return chosen, wait_s(chosen) + _ready_s(model, chosen, supply)
+
+
+def _ready_s(model: Model, worker: WorkerState, supply: Supply) -> float:
+    """Seconds of a load there, or of a waking. Nothing loads in no time: 0 would mean that it is resident."""
+    load_s = _mean_or(supply.load_s, model.key, LOAD_S[model.engine])
+    return max(0.01, supply.wake_s.get(model.key, load_s) if model.key in worker.asleep else load_s)
 
 
 def _mean_or(known: Mapping[str, float], key: str, default: float) -> float:

@@ -99,7 +99,7 @@ class Record:
     def _fused(self, explanation: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if self._answer is None:
             return {"error": str(self._error)} if isinstance(self._error, Exception) else None
-        found = {"text": self._answer.text, "usage": self._answer.usage.as_json()}
+        found = {"text": self._answer.text, "usage": self._answer.usage.as_json(), "charges": self._answer.charges}
         return {**found, **explanation["fusion"], "votes": explanation["votes"]} if explanation else found
 
     def _status(self, answers: list[Mapping[str, Any]]) -> str:

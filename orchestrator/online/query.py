@@ -128,7 +128,9 @@ class Answer:
     """"stop" or "length"."""
     usage: Usage
     explanation: Mapping[str, Any] | None = None
-    """The answer's `muster` object; None where one expert was asked directly."""
+    """The answer's `muster` object, but for the charges; None where one expert was asked directly."""
+    charges: Mapping[str, Any] = field(default_factory=dict)
+    """Seconds of devices and of loading, together and for each expert (`orchestrator.online.charges`)."""
     choices: tuple[Mapping[str, Any], ...] = ()
     """OpenAI choices as an engine gave them (n, logprobs, tools), where an expert was asked directly."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Protocol
 
@@ -20,18 +20,17 @@ from orchestrator.settings import Settings
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
-    FAILED_LOADS_KEY,
     ONLINE_TASK,
     WORKER_STALE_S,
     WORKERS_KEY,
     Completion,
     Delta,
     Demand,
-    FailedLoad,
     Model,
     OnlineRequest,
     Request,
     WorkerState,
+    load_error_key,
     online_queue,
     reply_stream,
 )
@@ -44,14 +43,10 @@ CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
 IN_VAIN = "it did not answer in time"
-FAILED_LOAD_S = 60.0
-"""A load that failed longer ago says nothing about this one."""
 LOAD_SHOWN_S = 3.0
 """A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
 SENDS_MAX = 2
-"""A request whose worker died before its first word is sent once more, to another worker."""
-ANSWERS_KEPT = 1024
-"""Answers remembered until somebody measures speeds by them."""
+"""A request whose worker or engine died before its first word is sent once more: to another worker, or a new engine."""
 CONNECTIONS_MAX = 1024
 """Every waiting request blocks a connection: queries in flight times recruits, with room."""
 
@@ -122,7 +117,6 @@ class BrokerTransport:
         self._forgetting: set[asyncio.Task[None]] = set()
         self._sent: Counter[str] = Counter()
         """Worker -> requests sent to it from here that have not ended."""
-        self._answers: deque[tuple[str, Completion]] = deque(maxlen=ANSWERS_KEPT)
 
     @classmethod
     def connect(cls, settings: Settings) -> "BrokerTransport":
@@ -142,13 +136,6 @@ class BrokerTransport:
             task.cancel()
         await self._redis.aclose()
         self._app.close()
-
-    def take_answers(self) -> list[tuple[str, Completion]]:
-        """Model keys and their answers since the last call: what speeds are measured by."""
-        taken = []
-        while self._answers:
-            taken.append(self._answers.popleft())
-        return taken
 
     async def ping(self) -> None:
         """Raises `NoBroker` where the broker cannot be reached."""
@@ -176,6 +163,7 @@ class BrokerTransport:
 
     async def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
         avoid: set[str] = set()
+        lost: Completion | None = None
         for attempt in range(1, SENDS_MAX + 1):
             worker = await self._worker_for(model, deadline_s, avoid)
             attempt_id = request.id if attempt == 1 else f"{request.id}.{attempt}"
@@ -184,11 +172,14 @@ class BrokerTransport:
                 sent = request.model_copy(update={"id": attempt_id})
                 async with contextlib.aclosing(self._exchange(sent, model, worker, deadline_s)) as deltas:
                     async for delta in deltas:
+                        if not begun and attempt < SENDS_MAX and _engine_failed(delta):
+                            log.warning("engine lost before its first word; once more", request=request.id)
+                            lost = delta.completion
+                            break
                         begun = True
-                        if delta.completion is not None:
-                            self._answers.append((model.key, delta.completion))
-                        yield delta
-                return
+                        yield delta if lost is None else _with_charges_of(lost, delta)
+                    else:
+                        return
             except WorkerLost:
                 if begun or attempt == SENDS_MAX:
                     raise
@@ -205,14 +196,21 @@ class BrokerTransport:
             ready = [w for w in able if w.device == "none" or model.key in w.resident]
             if ready:
                 return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
+            if (reason := await self._load_error(model)) is not None:
+                raise LoadFailed(f"{model.source} could not be loaded: {reason}")
             if time.time() + RESIDENT_POLL_S >= deadline_s:
                 raise Late(f"{model.source} was not loaded in time")
             if await self._is_demanded(model, write=not demanded_until):
                 demanded_until = time.time() + LOAD_SHOWN_S
-            elif time.time() > demanded_until or await self._failure(model) is not None:
-                reason = await self._failure(model) or "GET /v1/experts and the worker's log say why"
-                raise LoadFailed(f"{model.source} could not be loaded: {reason}")
+            elif time.time() > demanded_until:
+                raise LoadFailed(f"{model.source} could not be loaded; GET /v1/experts and the worker's log say why")
             await asyncio.sleep(RESIDENT_POLL_S)
+
+    async def _load_error(self, model: Model) -> str | None:
+        """Why the latest load of this model failed, if that was a moment ago."""
+        with _reaching_broker():
+            reason = await self._redis.get(load_error_key(model.key))
+        return None if reason is None else str(reason)
 
     async def _is_demanded(self, model: Model, *, write: bool) -> bool:
         """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
@@ -222,15 +220,6 @@ class BrokerTransport:
                 await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
                 return True
             return bool(await self._redis.hexists(DEMAND_KEY, model.key))
-
-    async def _failure(self, model: Model) -> str | None:
-        """Why the load that was just demanded failed; None if that is not known (yet)."""
-        with _reaching_broker():
-            entry = await self._redis.hget(FAILED_LOADS_KEY, model.key)
-        if entry is None:
-            return None
-        failed = FailedLoad.model_validate_json(entry)
-        return failed.reason if failed.at >= time.time() - FAILED_LOAD_S else None
 
     async def _exchange(
         self, request: Request, model: Model, worker: str, deadline_s: float
@@ -299,6 +288,19 @@ def _reaching_broker() -> Iterator[None]:
         raise NoBroker(
             f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
         ) from error
+
+
+def _with_charges_of(lost: Completion, delta: Delta) -> Delta:
+    """The query pays for the try that was lost, too."""
+    if (completion := delta.completion) is None:
+        return delta
+    charged = {"device_s": completion.device_s + lost.device_s, "load_s": completion.load_s + lost.load_s}
+    return delta.model_copy(update={"completion": completion.model_copy(update=charged)})
+
+
+def _engine_failed(delta: Delta) -> bool:
+    """Whether the engine died, or was killed because it stood still: the next may answer."""
+    return delta.completion is not None and delta.completion.fault == "engine"
 
 
 def _was_late(delta: Delta, deadline_s: float) -> bool:

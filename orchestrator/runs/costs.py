@@ -14,8 +14,14 @@ _STAGES = sa.text(
         coalesce(sum(attempts), 0) AS retried, coalesce(sum(losses), 0) AS lost,
         coalesce(sum((completion->>'prompt_tokens')::bigint), 0) AS prompt_tokens,
         coalesce(sum((completion->>'completion_tokens')::bigint), 0) AS completion_tokens,
-        coalesce(sum((completion->>'engine_s')::float), 0) AS engine_s
+        coalesce(sum((completion->>'engine_s')::float), 0) AS engine_s, sum(device_s) AS device_s, sum(load_s) AS load_s
     FROM unit WHERE run_id = :run GROUP BY stage ORDER BY stage
+    """
+)
+_EXPERTS = sa.text(
+    """
+    SELECT expert, sum(device_s) AS device_s, sum(load_s) AS load_s FROM unit WHERE run_id = :run
+    GROUP BY expert ORDER BY expert
     """
 )
 _LOADS = sa.text(
@@ -33,9 +39,14 @@ def of(session: Session, run: RunRow, pinned: Pinned) -> dict[str, Any]:
     stages = {row.stage: _stage(row) for row in session.execute(_STAGES, {"run": run.id})}
     loads = session.execute(_LOADS, {"run": run.id}).all()
     seconds = float(session.execute(_SECONDS, {"run": run.id}).scalar() or 0.0)
+    experts = {row.expert: _charge(row) for row in session.execute(_EXPERTS, {"run": run.id})}
     return {
         "seconds": round(seconds, 3),
         "stages": stages,
+        "charges": {
+            **{name: round(sum(each[name] for each in experts.values()), 3) for name in ("device_s", "load_s")},
+            "per_expert": experts,
+        },
         "units": {
             name: sum(stage[name] for stage in stages.values()) for name in ("calls", "failed", "retried", "lost")
         },
@@ -53,7 +64,12 @@ def of(session: Session, run: RunRow, pinned: Pinned) -> dict[str, Any]:
 
 def _stage(row: Any) -> dict[str, Any]:
     numbers = ("calls", "failed", "retried", "lost", "prompt_tokens", "completion_tokens")
-    return {name: int(getattr(row, name)) for name in numbers} | {"engine_s": round(row.engine_s, 3)}
+    return {name: int(getattr(row, name)) for name in numbers} | {"engine_s": round(row.engine_s, 3)} | _charge(row)
+
+
+def _charge(row: Any) -> dict[str, float]:
+    """Device and load seconds of units: all tries that were told of, failed ones too."""
+    return {"device_s": round(row.device_s, 3), "load_s": round(row.load_s, 3)}
 
 
 def _source(pinned: Pinned, model_key: str) -> str:

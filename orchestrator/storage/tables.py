@@ -267,6 +267,10 @@ class UnitRow(SQLModel, table=True):
     """Times its worker was lost; after two it runs alone."""
     completion: Json | None = _json_or_none()
     """`workers.messages.Completion` without its id."""
+    device_s: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
+    """Device seconds charged to all its tries that were told of."""
+    load_s: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
+    """Seconds of loading charged to them."""
     created_at: dt.datetime = _now()
     ended_at: dt.datetime | None = _time()
 
@@ -294,22 +298,28 @@ class LoadRow(SQLModel, table=True):
     seconds: float
     memory_bytes: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
     error: str | None = None
+    woken: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """It slept in host memory and only had to wake up."""
+    failed_wake: str | None = None
+    """Why it was loaded anew although it slept."""
     at: dt.datetime = _now()
 
 
 class ModelCostRow(SQLModel, table=True):
-    """What a model was measured to take; recent measurements count most. None: not measured yet."""
+    """What a model costs on a worker, measured: moving figures (`orchestrator.pool.costs`). None: not yet known."""
 
     __tablename__ = "model_cost"
 
     model_key: str = Field(primary_key=True)
+    worker: str = Field(primary_key=True)
     load_s: float | None = None
-    """Seconds of a load."""
-    token_s: float | None = None
-    """Seconds in the engine per completion token, of online answers."""
-    bulk_token_s: float | None = None
-    """The same of bulk ones, many side by side."""
-    at: dt.datetime = _now()
+    wake_s: float | None = None
+    memory_bytes: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, nullable=True))
+    prefill_tps: float | None = None
+    decode_tps: float | None = None
+    answer_tps: float | None = None
+    query_tps: float | None = None
+    updated_at: dt.datetime = _now()
 
 
 class StreamPositionRow(SQLModel, table=True):

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import measured
+from orchestrator.pool import costs
 from orchestrator.pool.definition import Definition
 from orchestrator.settings import Settings
 from orchestrator.storage import database
@@ -21,7 +21,7 @@ from tests.driving import Driver
 from tests.serving import served
 from tests.waiting import until
 from tests.worker_process import WorkerProcess
-from workers.messages import Load, Model
+from workers.messages import Load, LoadEvent, Model
 
 QUICK, SLOW = "stub:quick?p=1&q=1", "stub:slow?p=1&q=1&load_s=60"
 BROKEN = "stub:broken?fail_load=the weights are of another kind"
@@ -71,7 +71,7 @@ def test_a_query_does_not_wait_for_a_load_it_cannot_afford(
         WorkerProcess(redis_url, tmp_path / "w") as worker,
     ):
         with database.session(engine) as session:
-            measured.note_load(session, Model(source=SLOW).key, 60.0)
+            costs.note_load(session, "w", LoadEvent(model_key=Model(source=SLOW).key, seconds=60.0))
         worker.send(Load(model=_model(QUICK)))
         until(lambda: (state := worker.state()) is not None and state.resident)
         asked = body(k=2, fusion="vote", budget={"seconds": 5})
@@ -105,15 +105,19 @@ def test_a_budget_of_tokens_reaches_the_recruiter(
 
 def test_speeds_are_kept_in_the_database(engine: sa.Engine, settings: Settings, redis_url: str, tmp_path: Path) -> None:
     source = "stub:steady?p=1&q=1&tokens_per_s=50"
-    with api(engine, settings, {"ada": source}) as client, WorkerProcess(redis_url, tmp_path / "w", device="none"):
+    with (
+        api(engine, settings, {"ada": source}) as client,
+        WorkerProcess(redis_url, tmp_path / "w", device="none"),
+        orchestrated(engine, settings, tmp_path),
+    ):
         client.post("/v1/chat/completions", json=body()).raise_for_status()
 
         def known() -> Any:
             with database.session(engine) as session:
-                return measured.read(session).token_s
+                return costs.costs(session)
 
         found = until(known)
-    assert found[_model(source).key] == pytest.approx(0.02, rel=0.5)
+    assert found[_model(source).key].query_tps == pytest.approx(50, rel=0.5)
 
 
 def test_a_demanded_load_that_fails_quarantines_the_model_and_the_query_goes_on(

@@ -9,7 +9,6 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from orchestrator import measured
 from orchestrator.pool import pool
 from orchestrator.runs import runs
 from orchestrator.settings import Settings
@@ -19,14 +18,13 @@ from tests.fake_worker import FakeWorker
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
-    FAILED_LOADS_KEY,
     Chunk,
     Completion,
     Demand,
-    FailedLoad,
     LoadEvent,
     Model,
     Request,
+    load_error_key,
 )
 
 ONE = {"ada": "stub:one"}
@@ -234,12 +232,12 @@ def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(
     driver.until(fake.loads, also=fake.say)
     fake.say(loads=[LoadEvent(model_key=wanted.key, seconds=1.0, error="the worker is stopping", fault="engine")])
     driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
-    told = FailedLoad.model_validate_json(str(client.hget(FAILED_LOADS_KEY, wanted.key)))
-    assert told.reason == "the worker is stopping"
+    told = client.get(load_error_key(wanted.key))
+    assert told == "the worker is stopping"
     demand()
     driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
     fake.load(wanted)
-    driver.until(lambda: not client.hexists(FAILED_LOADS_KEY, wanted.key), also=fake.say)
+    driver.until(lambda: not client.exists(load_error_key(wanted.key)), also=fake.say)
 
 
 def test_a_model_that_cannot_be_loaded_for_a_query_is_set_aside_at_once(driver: Driver, fake: FakeWorker) -> None:
@@ -249,22 +247,6 @@ def test_a_model_that_cannot_be_loaded_for_a_query_is_set_aside_at_once(driver: 
     fake.say(loads=[LoadEvent(model_key=str(key), seconds=1.0, error="bad weights", fault="model")])
     driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined")
     assert driver.scalar("SELECT reason FROM expert") == "bad weights"
-
-
-def test_loads_and_speeds_are_kept_per_model(driver: Driver, fake: FakeWorker) -> None:
-    run = submit(driver, 2)
-
-    def answer(request: Request) -> Completion:
-        return Completion(id=request.id, text="(A)", completion_tokens=10, engine_s=4.0)
-
-    chunk = chunk_for(driver, fake)
-    fake.load(chunk.model)
-    fake.finish(chunk, answer)
-    driver.until(lambda: driver.is_done(run), also=fake.work)
-    with driver.session() as session:
-        found = measured.read(session)
-    assert found.load_s == {chunk.model.key: 0.5}
-    assert found.token_s == {chunk.model.key: 0.4 / measured.BULK_SLOWER}
 
 
 def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:

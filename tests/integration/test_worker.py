@@ -244,3 +244,35 @@ def test_a_worker_killed_and_restarted_works_on(own_worker: WorkerProcess) -> No
     own_worker.send(chunk(2, stub(1), [request("u1")]))
     own_worker.wait_ended(2)
     assert own_worker.finished(2)["u1"].error is None
+
+
+def test_the_charges_of_requests_add_up_to_the_workers_busy_time(own_worker: WorkerProcess) -> None:
+    models = [Model(source=f"stub:model-{i}?load_s=0.2&tokens_per_s=40") for i in range(2)]
+    for number, model in enumerate(models * 2):
+        own_worker.send(chunk(number, model, [request(f"{number}.{i}", f"{i}", max_tokens=6) for i in range(5)]))
+    own_worker.ask(models[0], request("q", max_tokens=6), seconds=60)
+    asked = own_worker.reply("q", timeout_s=30)
+    own_worker.wait_ended(0, 1, 2, 3, timeout_s=30)
+    ended_s = time.time()
+    until(lambda: (state := own_worker.state()) is not None and state.at > ended_s)
+    state = own_worker.state()
+    completions = [asked, *own_worker.finished(0, 1, 2, 3).values()]
+    assert state is not None
+    assert state.busy_s > 0.5
+    assert sum(each.device_s for each in completions) == pytest.approx(state.busy_s, abs=1e-4)
+    loads = [load.seconds for load in own_worker.loads()]
+    assert len(loads) == 2
+    assert sum(each.load_s for each in completions) == pytest.approx(sum(loads), abs=1e-4)
+
+
+def test_speeds_are_measured_from_the_work_itself(worker: WorkerProcess, number: int) -> None:
+    model = stub(number, "tokens_per_s=20")
+    worker.send(
+        chunk(number, model, [request(f"u{i}", f"{i}", max_tokens=12) for i in range(400)], run_id=f"r{number}")
+    )
+    measured = until(lambda: [speed for each in worker.progress() for speed in each.speeds], timeout_s=15)
+    assert measured[-1].model_key == model.key
+    assert measured[-1].decode_tps > 20  # many at once, each at 20 a second
+    assert measured[-1].answer_tps == pytest.approx(20, rel=0.3)
+    worker.redis.sadd(messages.CANCELLED_KEY, f"run:r{number}")
+    worker.wait_ended(number)

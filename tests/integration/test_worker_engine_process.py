@@ -105,3 +105,53 @@ def test_a_process_that_only_has_the_pid_of_a_former_engine_is_left_alone(tmp_pa
         assert other.poll() is None
         assert not note.exists()
         other.kill()
+
+
+def test_an_engine_that_stands_still_is_killed_for_bulk_and_for_a_query(worker: WorkerProcess, tmp_path: Path) -> None:
+    standing = Model(source="stub:standing?child=1&hang_at=3")
+    worker.send(chunk(1, standing, [request(f"u{i}", f"{i}") for i in range(4)]))
+    first = engine_pid(tmp_path)
+    worker.wait_ended(1)
+    faults = sorted(str(each.fault) for each in worker.finished(1).values())
+    assert faults == ["None", "None", "engine", "engine"]
+    for number in (1, 2):  # its second life has two requests before it stands still
+        worker.ask(standing, request(f"q{number}", f"{number}"))
+        assert worker.reply(f"q{number}").error is None
+    assert engine_pid(tmp_path) != first
+    worker.ask(standing, request("q3"))
+    assert "computed nothing" in (worker.reply("q3").error or "")
+
+
+def test_a_child_engine_sleeps_and_wakes_in_the_process_it_had(worker: WorkerProcess, tmp_path: Path) -> None:
+    sleepy, other = Model(source="stub:sleepy?child=1&sleep=1&memory_bytes=9"), Model(source="stub:other")
+    worker.send(chunk(1, sleepy, [request("u1")]))
+    worker.wait_ended(1)
+    slept = engine_pid(tmp_path)
+    worker.send(chunk(2, other, [request("u2")]))
+    worker.wait_ended(2)
+    until(lambda: (state := worker.state()) is not None and state.asleep == (sleepy.key,))
+    worker.send(chunk(3, sleepy, [request("u3")]))
+    worker.wait_ended(3)
+    assert engine_pid(tmp_path) == slept
+    assert [load.woken for load in worker.loads()] == [False, False, True]
+    assert worker.finished(3)["u3"].text == worker.finished(1)["u1"].text
+
+
+def test_a_child_engine_that_wakes_up_wrong_is_replaced(worker: WorkerProcess, tmp_path: Path) -> None:
+    odd = Model(source="stub:odd?child=1&sleep=1&memory_bytes=9&wake=wrong")
+    for number, model in enumerate((odd, Model(source="stub:other"), odd), start=1):
+        worker.send(chunk(number, model, [request("u")]))
+        worker.wait_ended(number)
+    assert "canary" in (worker.loads()[-1].failed_wake or "")
+    assert worker.finished(3)["u"].text == worker.finished(1)["u"].text
+
+
+def test_queries_that_give_up_before_a_stall_is_over_do_not_hide_it(worker: WorkerProcess, tmp_path: Path) -> None:
+    standing = Model(source="stub:standing?child=1&hang_at=1")
+    worker.ask(standing, request("q0"), seconds=0.8)
+    hung = engine_pid(tmp_path)
+    assert worker.reply("q0").finish_reason == "abort"
+    assert leftovers.members(hung)
+    worker.ask(standing, request("q1"), seconds=0.8)
+    assert "computed nothing" in (worker.reply("q1").error or "")
+    until(lambda: not leftovers.members(hung))

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from orchestrator.local.embedded import EmbeddedValkey
 from orchestrator.settings import PROJECT_DIR
 from tests.waiting import until
 from tests.worker_process import WorkerProcess, chunk, request
+from workers import weights
 from workers.engines import leftovers
 from workers.messages import Model, Request, Sampling
 
@@ -65,6 +68,32 @@ def test_a_chunk_is_generated_and_a_query_streams_beside_it(worker: WorkerProces
     assert (found["long"].fault, found["odd"].fault) == ("request", "request")
     assert "context" in (found["long"].error or "")
     assert "'tools'" in (found["odd"].error or "")
+
+
+def test_charges_and_speeds_of_a_real_engine(worker: WorkerProcess) -> None:
+    """Leans on the chunk before: its model is loaded, its units are done."""
+    units = worker.finished(1).values()
+    assert sum(each.device_s for each in units) > 0.1
+    assert sum(each.load_s for each in units) == pytest.approx(worker.loads()[0].seconds, rel=0.01)
+    (speed, *_) = until(
+        lambda: [speed for each in worker.progress() for speed in each.speeds if speed.answer_tps], timeout_s=60
+    )
+    assert speed.answer_tps > 0.5
+    assert 0.5 < speed.decode_tps < speed.prefill_tps * 100
+
+
+def test_weights_that_are_cut_off_fail_their_units_with_a_reason(worker: WorkerProcess, tmp_path: Path) -> None:
+    whole = weights.resolve(SMOLLM2.source, revision=None, data_dir=worker.data_dir)
+    broken = shutil.copytree(whole, tmp_path / "broken", ignore=shutil.ignore_patterns("*.safetensors"))
+    for path in weights.files(whole):
+        with path.open("rb") as file:
+            (broken / path.name).write_bytes(file.read(path.stat().st_size // 2))
+    worker.send(chunk(9, Model(source=f"path:{broken}", context_tokens=512), [request("u")]))
+    worker.wait_ended(9, timeout_s=LOAD_S)
+    completion = worker.finished(9)["u"]
+    assert completion.fault == "model"
+    assert completion.error
+    assert worker.loads()[-1].fault == "model"
 
 
 def test_no_process_of_the_engine_outlives_a_killed_worker(worker: WorkerProcess) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from workers.engines import wire
-from workers.engines.engine import Engine, EngineError, GenerationError
+from workers.engines.engine import Computed, Engine, EngineError, GenerationError
 from workers.generation import clean
 from workers.messages import Completion
 
@@ -51,7 +51,7 @@ async def serve(pipes: Pipes, open_engine: Callable[[wire.Start], Awaitable[Engi
         writer.write(wire.line(wire.Failed(error=told)))
         await writer.drain()
         return 1
-    writer.write(wire.line(wire.Loaded(memory_bytes=memory_bytes)))
+    writer.write(wire.line(wire.Loaded(memory_bytes=memory_bytes, sleep_bytes=engine.sleep_bytes)))
     host = Host(engine, writer)
     reading = asyncio.create_task(host.read(reader))
     sending = asyncio.create_task(host.send())
@@ -84,10 +84,14 @@ class Host:
                 self._tasks[message.request.id] = task
             elif isinstance(message, wire.Abort) and (running := self._tasks.get(message.id)) is not None:
                 running.cancel()
+            elif isinstance(message, wire.Sleep):
+                await self._turn(self._engine.sleep)
+            elif isinstance(message, wire.Wake):
+                await self._turn(self._engine.wake)
 
     async def send(self) -> None:
         """Tell what is new, step by step, until the engine dies."""
-        told = -1
+        told: Computed | None = None
         while True:
             try:
                 await asyncio.wait_for(self._news.wait(), BEAT_S)
@@ -129,6 +133,15 @@ class Host:
         finally:
             self._tasks.pop(request.id, None)
             await deltas.aclose()
+
+    async def _turn(self, turn: Callable[[], Awaitable[None]]) -> None:
+        """Fall asleep or wake up, and say how it went."""
+        error: str | None = None
+        try:
+            await turn()
+        except Exception as raised:
+            error = str(raised) if isinstance(raised, GenerationError) else f"{type(raised).__name__}: {raised}"
+        self._writer.write(wire.line(wire.Turned(error=error)))
 
     def _fail(self, request_id: str, error: GenerationError) -> None:
         self._done.append(Completion(id=request_id, finish_reason="error", error=str(error), fault=error.fault))

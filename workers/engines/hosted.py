@@ -10,10 +10,12 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 from workers.engines import leftovers, wire
-from workers.engines.engine import EngineError, GenerationError, ModelError, RequestError
+from workers.engines.engine import Computed, EngineError, GenerationError, ModelError, RequestError
 from workers.engines.lifeline import PARENT_PID
 from workers.messages import Completion, Delta, Request
 
+TURN_S = 120.0
+"""How long falling asleep or waking up may take: the weights go through the bus once, which takes seconds."""
 CLOSE_S = 5.0
 """How long a killed process may take to be gone."""
 ERRORS: dict[str | None, type[GenerationError]] = {"request": RequestError, "model": ModelError}
@@ -43,8 +45,10 @@ class HostedEngine:
         self._process: asyncio.subprocess.Process | None = None
         self._note: Path | None = None
         self._died: str | None = None
-        self._computed = 0
-        self._moved_s = time.monotonic()
+        self._computed = Computed()
+        self._sleep_bytes: int | None = None
+        self._turned: asyncio.Future[str | None] | None = None
+        self._still_s = 0.0
         self._running: dict[str, asyncio.Queue[Delta | GenerationError]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -53,8 +57,12 @@ class HostedEngine:
         return self._died
 
     @property
-    def computed(self) -> int:
+    def computed(self) -> Computed:
         return self._computed
+
+    @property
+    def sleep_bytes(self) -> int | None:
+        return self._sleep_bytes
 
     @property
     def pid(self) -> int | None:
@@ -87,14 +95,13 @@ class HostedEngine:
         if not isinstance(answer, wire.Loaded):
             self._die(f"its process ended while loading ({await self._exit()})")
             raise EngineError(f"the engine's process ended while loading ({await self._exit()})")
+        self._sleep_bytes = answer.sleep_bytes
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
         return answer.memory_bytes or leftovers.memory_bytes(process.pid)
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
         if self._died is not None:
             raise EngineError(self._died)
-        if not self._running:
-            self._moved_s = time.monotonic()
         answers: asyncio.Queue[Delta | GenerationError] = asyncio.Queue()
         self._running[request.id] = answers
         ended = False
@@ -110,6 +117,26 @@ class HostedEngine:
             self._running.pop(request.id, None)
             if not ended:
                 self._write(wire.Abort(id=request.id))
+
+    async def sleep(self) -> None:
+        await self._turn(wire.Sleep(), "falling asleep")
+
+    async def wake(self) -> None:
+        await self._turn(wire.Wake(), "waking up")
+
+    async def _turn(self, message: wire.Sleep | wire.Wake, doing: str) -> None:
+        if self._died is not None:
+            raise EngineError(self._died)
+        self._turned = asyncio.get_running_loop().create_future()
+        self._write(message)
+        try:
+            async with asyncio.timeout(TURN_S):
+                error = await self._turned
+        except TimeoutError:
+            error = f"{doing} took more than {TURN_S:.0f} s"
+            self._die(error)
+        if error is not None:
+            raise EngineError(error)
 
     async def close(self) -> None:
         self._die("the engine was closed")
@@ -128,13 +155,13 @@ class HostedEngine:
         if self._note is not None:
             self._note.unlink(missing_ok=True)
 
-    def _write(self, message: wire.Start | wire.Generate | wire.Abort) -> None:
+    def _write(self, message: wire.FromWorker) -> None:
         process = self._process
         if process is None or process.stdin is None or process.stdin.is_closing():
             return  # its death is found by whoever reads
         process.stdin.write(wire.line(message))
 
-    async def _read(self) -> wire.Loaded | wire.Failed | wire.Step | wire.Died | None:
+    async def _read(self) -> wire.FromEngine | None:
         """The next message; None when the child is gone."""
         if self._process is None or self._process.stdout is None:
             return None
@@ -151,6 +178,9 @@ class HostedEngine:
             message = await self._read()
             if isinstance(message, wire.Step):
                 self._hand_out(message)
+            elif isinstance(message, wire.Turned):
+                if self._turned is not None and not self._turned.done():
+                    self._turned.set_result(message.error)
             elif isinstance(message, wire.Died):
                 return self._die(message.error)
             else:
@@ -159,7 +189,7 @@ class HostedEngine:
     def _hand_out(self, step: wire.Step) -> None:
         if step.computed != self._computed or step.texts or step.done:
             self._computed = step.computed
-            self._moved_s = time.monotonic()
+            self._still_s = 0.0
         for request_id, text in step.texts.items():
             if (answers := self._running.get(request_id)) is not None:
                 answers.put_nowait(Delta(text=text))
@@ -168,12 +198,20 @@ class HostedEngine:
                 answers.put_nowait(_answer(completion))
 
     async def _watch(self) -> None:
-        """Health checks say yes while an engine hangs: only tokens show that it works."""
+        """Health checks say yes while an engine hangs: only tokens show that it works.
+
+        What counts is the time with requests running, over all that give up meanwhile: queries wait less than a stall.
+        """
+        looked_s = time.monotonic()
         while self._died is None:
             await asyncio.sleep(min(1.0, self._stall_s / 4))
-            still_s = time.monotonic() - self._moved_s
-            if self._running and still_s > self._stall_s:
-                self._die(f"the engine computed nothing for {still_s:.0f} s with {len(self._running)} requests running")
+            now_s = time.monotonic()
+            if self._running:
+                self._still_s += now_s - looked_s
+                if self._still_s > self._stall_s:
+                    count = len(self._running)
+                    self._die(f"the engine computed nothing for {self._still_s:.0f} s with {count} requests running")
+            looked_s = now_s
 
     def _die(self, why: str) -> None:
         """Kill the child and all its children; running requests fail."""
@@ -184,6 +222,8 @@ class HostedEngine:
             leftovers.kill_group(self._process.pid)
         for answers in self._running.values():
             answers.put_nowait(EngineError(why))
+        if self._turned is not None and not self._turned.done():
+            self._turned.set_result(why)
 
     async def _exit(self) -> str:
         """How the child ended, in words."""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import httpx_aiohttp
 
-from workers.engines.engine import EngineError, ModelError, RequestError
+from workers.engines.engine import Computed, EngineError, ModelError, RequestError
 from workers.messages import Completion, Delta, Model, Request
 
 CONNECT_S = 10.0
@@ -33,7 +33,7 @@ class RemoteEngine:
         self._model = model
         self._url = model.source.rstrip("/") + "/chat/completions"
         self._closed = False
-        self._computed = 0
+        self._computed = Computed()
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
 
@@ -42,8 +42,12 @@ class RemoteEngine:
         return "the engine was closed" if self._closed else None
 
     @property
-    def computed(self) -> int:
+    def computed(self) -> Computed:
         return self._computed
+
+    @property
+    def sleep_bytes(self) -> int | None:
+        return None
 
     async def load(self) -> int:
         """Nothing is loaded here; only the settings are looked at."""
@@ -70,14 +74,25 @@ class RemoteEngine:
         body = self._body(request)
         if not stream or _WHOLE_ONLY & request.sampling.extra.keys():
             completion = _whole(request.id, await self._ask(body))
-            self._computed += completion.completion_tokens
+            self._count(completion)
             if stream and completion.text:
                 yield Delta(text=completion.text)
             yield Delta(completion=completion)
             return
         async for delta in self._stream(request.id, body):
-            self._computed += 1
+            if delta.completion is not None:
+                self._count(delta.completion)
             yield delta
+
+    def _count(self, completion: Completion) -> None:
+        prompt, done = self._computed
+        self._computed = Computed(prompt + completion.prompt_tokens, done + completion.completion_tokens)
+
+    async def sleep(self) -> None:
+        raise EngineError("a remote model has nothing to keep in memory")
+
+    async def wake(self) -> None:
+        raise EngineError("a remote model has nothing to keep in memory")
 
     async def close(self) -> None:
         self._closed = True

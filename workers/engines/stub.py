@@ -9,6 +9,9 @@
 | `latency_s`, `tokens_per_s` | seconds to the first token; speed of each request (0: at once) |
 | `context` | longest prompt, in words |
 | `child` | 1: runs in a process of its own, as vLLM does |
+| `sleep` | 1: it can sleep, as vLLM can on a GPU; asleep it takes `memory_bytes` of the host's memory |
+| `wake` | `wrong`: it comes back from its sleep saying other things; `fail`: it does not come back |
+| `hang_at` | from its so many-th request on, the engine stands still |
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 | `merges` | probability that it is right when it merges others' answers; by default as when it answers itself |
 
@@ -27,12 +30,12 @@ import os
 import re
 import signal
 from collections.abc import AsyncGenerator, Sequence
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from workers.engines.engine import EngineError, ModelError, RequestError
+from workers.engines.engine import Computed, EngineError, ModelError, RequestError
 from workers.messages import ChatMessage, Completion, Delta, Model, Request
 
 STEP_S = 0.01
@@ -56,6 +59,9 @@ class StubOptions(BaseModel):
     tokens_per_s: float = 0.0
     context: int = 100_000
     child: bool = False
+    sleep: bool = False
+    wake: Literal["right", "wrong", "fail"] = "right"
+    hang_at: int | None = None
     good: tuple[str, ...] = ()
     p: float = 0.9
     q: float = 0.3
@@ -84,15 +90,21 @@ class StubEngine:
         self._options = StubOptions.read(model.source)
         self._died: str | None = None
         self._dead = asyncio.Event()
-        self._computed = 0
+        self._prompt_tokens = self._completion_tokens = 0
+        self._requests = 0
+        self._is_asleep = self._is_wrong = False
 
     @property
     def died(self) -> str | None:
         return self._died
 
     @property
-    def computed(self) -> int:
-        return self._computed
+    def computed(self) -> Computed:
+        return Computed(self._prompt_tokens, self._completion_tokens)
+
+    @property
+    def sleep_bytes(self) -> int | None:
+        return self._options.memory_bytes if self._options.sleep else None
 
     async def load(self) -> int:
         await asyncio.sleep(self._options.load_s)
@@ -106,12 +118,15 @@ class StubEngine:
             raise RequestError(f"the prompt has {prompt_tokens} tokens, the model's context {self._options.context}")
         marks = read_marks(request.messages)
         await self._trouble(marks)
+        self._prompt_tokens += prompt_tokens
         words = re.findall(r"\s*\S+", answer(self._model.source, self._options, request, marks))
+        if self._is_wrong:
+            words = [word[::-1] for word in words]
         kept = words[: request.sampling.max_tokens]
         await self._sleep(self._options.latency_s + float(marks.get("wait") or 0.0))
         for part in _parts(kept, self._options.tokens_per_s):
             await self._sleep(len(part) / self._options.tokens_per_s if self._options.tokens_per_s else 0.0)
-            self._computed += len(part)
+            self._completion_tokens += len(part)
             if stream:
                 yield Delta(text="".join(part))
         yield Delta(
@@ -124,6 +139,15 @@ class StubEngine:
             )
         )
 
+    async def sleep(self) -> None:
+        self._is_asleep = True
+
+    async def wake(self) -> None:
+        if self._options.wake == "fail":
+            raise EngineError("the option wake=fail")
+        self._is_asleep = False
+        self._is_wrong = self._options.wake == "wrong"
+
     async def close(self) -> None:
         self._die("the engine was closed")
 
@@ -134,7 +158,11 @@ class StubEngine:
             self._die("a request had the mark [stub:die]")
         if "poison" in marks:
             os.kill(os.getpid(), signal.SIGKILL)
-        if "hang" in marks:
+        if self._is_asleep:
+            raise EngineError("the engine is asleep")
+        self._requests += 1
+        hangs = self._options.hang_at is not None and self._requests >= self._options.hang_at
+        if "hang" in marks or hangs:
             await self._dead.wait()
         if self._died is not None:
             raise EngineError(self._died)

@@ -18,9 +18,11 @@ CPU = {
 }
 """One thread: on a small machine more threads of two engines only wait for each other. Without vLLM's multiprocessing
 the model runs in the engine core's own process: a third process that imports vLLM would cost seconds a load."""
-CPU_STEP_TOKENS = 256
+CPU_STEP_TOKENS = 192
 """Tokens computed in one step, prompts in pieces: every answer under way waits for a step, which on a CPU takes about a
 second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
+CPU_PREFILL_TOKENS = 64
+"""Prompt tokens given to the engine a step while queries are about: prompts are what makes some steps far longer."""
 
 
 def open_engine(model: Model, settings: WorkerSettings) -> Engine:
@@ -32,17 +34,20 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
     options: dict[str, float | str]
     if cpu:
         options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
-        options |= {"max_num_batched_tokens": CPU_STEP_TOKENS}
+        options |= {"max_num_batched_tokens": CPU_STEP_TOKENS, "long_prefill_token_threshold": CPU_PREFILL_TOKENS}
         if model.tensor_parallel == 1:
             options |= {"distributed_executor_backend": "uni"}
     else:
         options = {"gpu_memory_utilization": settings.gpu_memory_share / settings.residents}
+        if settings.sleep_bytes:
+            options |= {"enable_sleep_mode": True}
     return HostedEngine(
         module="workers.engines.vllm_host",
         start=wire.Start(
             model=model,
             data_dir=str(settings.data_dir),
             sequences=settings.sequences + settings.online_slots,
+            prefill_tokens=CPU_PREFILL_TOKENS if cpu else 0,
             options=options,
         ),
         worker=settings.name,

@@ -16,7 +16,8 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from workers.engines import host, prompt, wire  # noqa: E402
-from workers.engines.engine import Engine, EngineError, ModelError, RequestError  # noqa: E402
+from workers.engines.engine import Computed, Engine, EngineError, ModelError, RequestError  # noqa: E402
+from workers.engines.prefill_gate import PrefillGate  # noqa: E402
 from workers.messages import Completion, Delta, Request  # noqa: E402
 
 PASSED_ON = frozenset(
@@ -57,8 +58,10 @@ class VllmEngine:
         self._llm: Any = None
         self._tokenizer: Any = None
         self._adapters: dict[str, int] = {}
-        self._computed = 0
+        self._computed = Computed()
+        self._sleep_bytes: int | None = None
         self._context_tokens = start.model.context_tokens
+        self._gate = PrefillGate(start.prefill_tokens) if start.prefill_tokens else None
 
     @property
     def died(self) -> str | None:
@@ -67,8 +70,12 @@ class VllmEngine:
         return f"vLLM's engine died: {self._llm.dead_error}"
 
     @property
-    def computed(self) -> int:
+    def computed(self) -> Computed:
         return self._computed
+
+    @property
+    def sleep_bytes(self) -> int | None:
+        return self._sleep_bytes
 
     async def load(self) -> int:
         from workers import weights  # not at the top: vLLM's own processes import this module and need none of it
@@ -97,6 +104,8 @@ class VllmEngine:
         counter: Any = self._counter
         self._llm = AsyncLLM.from_engine_args(arguments, stat_loggers=[counter])
         self._tokenizer = self._llm.get_tokenizer()
+        if options.get("enable_sleep_mode"):
+            self._sleep_bytes = weights.size_bytes(folder)
         return _device_bytes(options)
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
@@ -111,11 +120,17 @@ class VllmEngine:
                 f"the prompt has {len(tokens)} tokens, which leaves no room in the model's context of"
                 f" {self._context_tokens}; shorten it or give the model more context_tokens"
             )
+        parameters, adapter = self._parameters(request, stream, room), await self._adapter(request)
+        if self._gate is not None:
+            if stream:
+                self._gate.query(len(tokens))
+            else:
+                await self._gate.bulk(len(tokens))
         outputs = self._llm.generate(
             vllm.inputs.tokens_input(tokens),
-            self._parameters(request, stream, room),
+            parameters,
             request.id,
-            lora_request=await self._adapter(request),
+            lora_request=adapter,
             priority=ONLINE_PRIORITY if stream else BULK_PRIORITY,
         )
         texts: list[str] = []
@@ -139,6 +154,13 @@ class VllmEngine:
         text = "".join(texts) if stream else last.outputs[0].text
         yield Delta(completion=_completion(request.id, text, len(tokens), counted, last.outputs))
 
+    async def sleep(self) -> None:
+        await self._llm.sleep(level=1)
+
+    async def wake(self) -> None:
+        if not await self._llm.wake_up():
+            raise EngineError("vLLM says that it is not wholly awake")
+
     async def close(self) -> None:
         if self._llm is not None:
             self._llm.shutdown()
@@ -153,9 +175,12 @@ class VllmEngine:
     def _counter(self, *_: object) -> "_Counter":
         return _Counter(self)
 
-    def count(self, tokens: int) -> None:
-        """Tokens of prompts and completions that were computed."""
-        self._computed += tokens
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Tokens that one step computed."""
+        prompt, completion = self._computed
+        self._computed = Computed(prompt + prompt_tokens, completion + completion_tokens)
+        if self._gate is not None:
+            self._gate.step(prompt_tokens)
 
     def _parameters(self, request: Request, stream: bool, room: int) -> Any:
         from vllm import SamplingParams
@@ -223,7 +248,7 @@ class _Counter:
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         if iteration_stats is not None:
-            self._engine.count(iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens)
+            self._engine.count(iteration_stats.num_prompt_tokens, iteration_stats.num_generation_tokens)
 
     def log_engine_initialized(self) -> None:
         pass

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from workers.engines.engine import Computed
 from workers.messages import Completion, Model, Request, Value
 
 LINE_BYTES = 64 << 20
@@ -18,6 +19,8 @@ class Start(Value):
     data_dir: str
     sequences: int
     """Requests in the engine at once."""
+    prefill_tokens: int = 0
+    """While queries are about, prompt tokens of bulk a step; 0: any number (`prefill_gate`)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What only one kind of engine reads."""
 
@@ -33,11 +36,32 @@ class Abort(Value):
     id: str
 
 
+class Sleep(Value):
+    """Worker -> engine: fall asleep; answered by `Turned`."""
+
+    kind: Literal["sleep"] = "sleep"
+
+
+class Wake(Value):
+    """Worker -> engine: wake up; answered by `Turned`."""
+
+    kind: Literal["wake"] = "wake"
+
+
 class Loaded(Value):
     """Engine -> worker: ready."""
 
     kind: Literal["loaded"] = "loaded"
     memory_bytes: int = 0
+    sleep_bytes: int | None = None
+    """`Engine.sleep_bytes` of the engine inside."""
+
+
+class Turned(Value):
+    """Engine -> worker: asleep, or awake, as it was told; or why not."""
+
+    kind: Literal["turned"] = "turned"
+    error: str | None = None
 
 
 class Failed(Value):
@@ -54,7 +78,7 @@ class Step(Value):
     texts: dict[str, str] = Field(default_factory=dict)
     """Request id -> text since the last step, of streamed requests."""
     done: tuple[Completion, ...] = ()
-    computed: int
+    computed: Computed
     """`Engine.computed` of the engine inside."""
 
 
@@ -65,10 +89,10 @@ class Died(Value):
     error: str
 
 
-ToEngine = Annotated[Start | Generate | Abort, Field(discriminator="kind")]
-ToWorker = Annotated[Loaded | Failed | Step | Died, Field(discriminator="kind")]
-to_engine: TypeAdapter[Start | Generate | Abort] = TypeAdapter(ToEngine)
-to_worker: TypeAdapter[Loaded | Failed | Step | Died] = TypeAdapter(ToWorker)
+FromWorker = Start | Generate | Abort | Sleep | Wake
+FromEngine = Loaded | Failed | Step | Turned | Died
+to_engine: TypeAdapter[FromWorker] = TypeAdapter(Annotated[FromWorker, Field(discriminator="kind")])
+to_worker: TypeAdapter[FromEngine] = TypeAdapter(Annotated[FromEngine, Field(discriminator="kind")])
 
 
 def line(value: Value) -> bytes:

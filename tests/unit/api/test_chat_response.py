@@ -31,7 +31,7 @@ async def test_stage_events_ride_on_chunks_with_an_empty_delta() -> None:
     assert stage["muster"] == {"stage": "recruited", "k": 1}
     assert piece["choices"][0]["delta"] == {"role": "assistant", "content": "Hi."}
     assert end["choices"][0]["finish_reason"] == "stop"
-    assert end["muster"] == {"skills": []}
+    assert end["muster"] == {"skills": [], "charges": {}}
 
 
 async def test_the_role_is_said_once() -> None:

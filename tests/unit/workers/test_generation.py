@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from workers import generation
 from workers.engines.stub import StubEngine
 from workers.messages import ChatMessage, Completion, Delta, Model, Request
+from workers.meter import Account, Meter
 
 
 class Odd(StubEngine):
@@ -27,13 +28,15 @@ def asked(text: str = "Hello") -> Request:
 
 
 async def completion_of(engine: StubEngine, request: Request) -> Completion:
-    return await generation.generate(engine, request, engine_id="7/u1")
+    share = Account(Meter(), "a").begin(load_s=0.5)
+    return await generation.generate(engine, request, engine_id="7/u1", share=share)
 
 
 async def test_a_completion_bears_the_requests_own_id_and_its_time() -> None:
     completion = await completion_of(StubEngine(Model(source="stub:a?latency_s=0.01")), asked())
     assert completion.id == "u1"
-    assert completion.engine_s >= 0.01
+    assert completion.engine_s >= completion.device_s >= 0.01
+    assert completion.load_s == 0.5
 
 
 async def test_errors_become_faults() -> None:

@@ -8,7 +8,9 @@ import pytest
 from workers.admission import Admission
 from workers.engines.engine import EngineError, ModelError
 from workers.engines.stub import StubEngine
-from workers.messages import LoadEvent, Model
+from workers.loader import Loader
+from workers.messages import LoadEvent, MeasuredSpeed, Model
+from workers.meter import Meter
 from workers.residency import Residency
 
 A, B = Model(source="stub:a"), Model(source="stub:b")
@@ -20,11 +22,16 @@ class Device:
     def __init__(self) -> None:
         self.engines: list[StubEngine] = []
         self.loads: list[LoadEvent] = []
+        self.waited: list[str] = []
+        self.speeds: list[MeasuredSpeed] = []
         self.residency = Residency(
-            open_engine=self._open,
+            loader=Loader(self._open, sleep_bytes=100, available_bytes=lambda: 1000),
             capacity=1,
+            meter=Meter(),
             new_admission=lambda: Admission(bulk=4, online=1, bulk_beside_online=4),
             on_load=self.loads.append,
+            on_speeds=self.speeds.extend,
+            on_wait=lambda model: self.waited.append(model.key),
             on_change=lambda: None,
         )
 
@@ -106,3 +113,64 @@ async def test_closing_ends_a_load_that_runs(device: Device) -> None:
     await device.residency.close()
     with pytest.raises(EngineError):
         await slow
+
+
+SLEEPY, DROWSY = Model(source="stub:a?sleep=1&memory_bytes=60"), Model(source="stub:b?sleep=1&memory_bytes=30")
+
+
+async def test_an_evicted_model_that_can_sleep_wakes_instead_of_loading_anew(device: Device) -> None:
+    for model in (SLEEPY, DROWSY, SLEEPY):
+        await device.use(model)
+    assert [(load.model_key, load.woken) for load in device.loads] == [
+        (SLEEPY.key, False),
+        (DROWSY.key, False),
+        (SLEEPY.key, True),
+    ]
+    assert len(device.engines) == 2
+    assert device.residency.asleep_keys == (DROWSY.key,)
+
+
+@pytest.mark.parametrize(("wake", "why"), [("wrong", "canary"), ("fail", "did not wake up")])
+async def test_an_engine_that_comes_back_wrong_is_loaded_anew(device: Device, wake: str, why: str) -> None:
+    odd = Model(source=f"stub:odd?sleep=1&memory_bytes=1&wake={wake}")
+    for model in (odd, B, odd):
+        await device.use(model)
+    again = device.loads[-1]
+    assert (again.woken, again.error) == (False, None)
+    assert why in (again.failed_wake or "")
+    assert device.engines[0].died is not None
+    assert device.residency.resident_keys == (odd.key,)
+
+
+async def test_a_sleeper_that_died_is_loaded_anew(device: Device) -> None:
+    await device.use(SLEEPY)
+    await device.use(B)
+    await device.engines[0].close()
+    await device.use(SLEEPY)
+    assert device.loads[-1].failed_wake is not None
+    assert device.loads[-1].error is None
+
+
+async def test_a_load_that_fails_beside_sleepers_is_tried_once_more_without_them(device: Device) -> None:
+    await device.use(SLEEPY)
+    with pytest.raises(ModelError):
+        await device.use(Model(source="stub:broken?fail_load=out+of+memory"))
+    assert device.residency.asleep_keys == ()
+    assert len(device.engines) == 3
+    assert len(device.loads) == 2
+
+
+async def test_the_first_to_use_a_loaded_model_pays_for_the_load(device: Device) -> None:
+    async with device.residency.use(A, online=True) as first:
+        paid = first.account.pay_load()
+    async with device.residency.use(A, online=False) as second:
+        assert second.account.pay_load() == 0.0
+    assert paid == device.loads[0].seconds
+
+
+async def test_a_model_that_must_wait_its_turn_is_named_for_prefetching(device: Device) -> None:
+    async with device.residency.use(A, online=False):
+        waiting = asyncio.create_task(device.use(B))
+        await asyncio.sleep(0)
+        assert set(device.waited) == {B.key}
+    await waiting

@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0062"
-down_revision = "0002_model_cost"
+down_revision = "0002_measured_costs"
 branch_labels = None
 depends_on = None
 

@@ -77,7 +77,12 @@ def test_an_off_domain_question_says_what_decided() -> None:
 
 def test_one_experts_own_answer_has_no_stages() -> None:
     out = io.StringIO()
-    completion = {"choices": [{"message": {"content": "Paris"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    completion = {
+        "choices": [{"message": {"content": "Paris"}}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1},
+        "muster": {"charges": {"device_s": 1.25, "load_s": 3.0, "per_expert": {}}},
+    }
     transcript.show(completion, Console(file=out, width=120))
     assert "Paris" in out.getvalue()
+    assert "1.2 s of devices, 3.0 s of loads" in out.getvalue()
     assert "Recruited" not in out.getvalue()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.measured import Measured
 from orchestrator.online.pricing import Prices, QueueFull, Supply, prices, refuse_if_full
+from orchestrator.pool.costs import ModelCost
 from orchestrator.pool.pool import Expert
 from workers.messages import Model, Sampling, WorkerState
 
@@ -28,7 +28,11 @@ def worker(name: str, *resident: Model, running: int = 0, loading: Model | None 
 
 
 def priced(*workers: WorkerState, experts: dict[str, Model], bulk_out: dict[str, int] | None = None) -> Prices:
-    measured = Measured(load_s={A.key: 10.0, B.key: 20.0, C.key: 30.0}, token_s={A.key: 0.01, B.key: 0.02, C.key: 0.03})
+    measured = {
+        A.key: ModelCost(load_s=10.0, query_tps=100.0, answer_tps=1.0),
+        B.key: ModelCost(load_s=20.0, wake_s=2.0, answer_tps=12.5),
+        C.key: ModelCost(load_s=30.0, query_tps=100 / 3),
+    }
     return prices(
         {name: expert(name, model) for name, model in experts.items()},
         prompt_chars=400,
@@ -45,7 +49,7 @@ def test_a_resident_expert_costs_its_tokens_at_its_speed() -> None:
 
 
 def test_an_answer_is_no_longer_than_the_expert_may_make_it() -> None:
-    supply = Supply(workers=[worker("w", A)], measured=Measured(), waiting_max=8)
+    supply = Supply(workers=[worker("w", A)], waiting_max=8)
     found = prices({"a": expert("a", A, max_tokens=7)}, prompt_chars=0, completion_tokens={"a": 100.0}, supply=supply)
     assert found.costs["a"].tokens == 7
 
@@ -77,9 +81,15 @@ def test_experts_that_nothing_can_run_or_that_have_no_room_are_left_out() -> Non
 
 
 def test_a_full_worker_is_told_with_the_seconds_until_it_has_room() -> None:
-    measured = Measured(token_s={A.key: 0.045})
+    measured = {A.key: ModelCost(query_tps=1 / 0.045)}
     supply = Supply(workers=[worker("w", A, running=12)], measured=measured, waiting_max=8)
     with pytest.raises(QueueFull) as caught:
         refuse_if_full(A, supply)
     assert caught.value.retry_after_s == 14
     refuse_if_full(A, Supply(workers=[worker("w", A, running=11)], measured=measured, waiting_max=8))
+
+
+def test_a_model_that_sleeps_wakes_sooner_than_it_loads() -> None:
+    dozing = worker("w").model_copy(update={"asleep": (B.key,)})
+    cost = priced(worker("v"), dozing, experts={"b": B}).costs["b"]
+    assert (cost.device, cost.load_s) == ("w", 2.0)

@@ -1,0 +1,96 @@
+"""How fast a model computes, from what its engine reports while it works. Pure: moving figures, no clock."""
+
+from dataclasses import dataclass
+
+DECAY = 0.98
+"""Weight that older windows keep at each new one: of windows of a second, the last minute counts."""
+PROMPT_SHARE = 1 / 8
+"""What a prompt token is taken to cost beside a token of a completion, where the windows do not tell them apart."""
+PRIOR = 0.01
+"""Weight of that guess, relative to what was seen."""
+WINDOW_S = 0.2
+"""Windows with less device time than this are put together with the next."""
+CHEAPEST = 1e-3
+"""A prompt token costs no less than this part of a completion's, and the other way round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Tokens per second of device time, over everything the engine had in it at once."""
+
+    prefill_tps: float
+    decode_tps: float
+    answer_tps: float
+    """Tokens per second that one answer came with, beside the others; 0: none has ended yet."""
+    query_tps: float
+    """The same, of answers to queries: they go first."""
+
+
+class _Pace:
+    """Tokens per second of single answers, the latest weighing most."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens = self._tokens * DECAY + tokens
+        self._seconds = self._seconds * DECAY + seconds
+
+    @property
+    def tps(self) -> float:
+        return self._tokens / self._seconds if self._seconds else 0.0
+
+
+class Speeds:
+    """Seconds per prompt token and per completion token: least squares over windows of work, the latest weighing most.
+
+    A window that took T seconds for P prompt tokens and D completion tokens says T = P a + D b. Where all windows have
+    the same mixture of both, only the sum is known, and `PROMPT_SHARE` divides it.
+    """
+
+    def __init__(self) -> None:
+        self._seen = (0, 0, 0.0)
+        self._pp = self._pd = self._dd = self._pt = self._dt = 0.0
+        self._bulk, self._online = _Pace(), _Pace()
+
+    def begin(self, prompt_tokens: int, completion_tokens: int, busy_s: float) -> None:
+        """The counters of an engine that was just loaded, or woken."""
+        self._seen = (prompt_tokens, completion_tokens, busy_s)
+
+    def at(self, prompt_tokens: int, completion_tokens: int, busy_s: float) -> bool:
+        """The engine's counters as they are now; each only grows. Returns whether that closed a window."""
+        prompt, completion = prompt_tokens - self._seen[0], completion_tokens - self._seen[1]
+        seconds = busy_s - self._seen[2]
+        if seconds < WINDOW_S or prompt + completion == 0:
+            return False
+        self._seen = (prompt_tokens, completion_tokens, busy_s)
+        self._pp = self._pp * DECAY + prompt * prompt
+        self._pd = self._pd * DECAY + prompt * completion
+        self._dd = self._dd * DECAY + completion * completion
+        self._pt = self._pt * DECAY + prompt * seconds
+        self._dt = self._dt * DECAY + completion * seconds
+        return True
+
+    def answered(self, completion_tokens: int, seconds: float, *, online: bool) -> None:
+        """An answer of so many tokens took so long in the engine."""
+        if completion_tokens and seconds > 0:
+            (self._online if online else self._bulk).add(completion_tokens, seconds)
+
+    @property
+    def speed(self) -> Speed | None:
+        """None until a window has closed."""
+        weight = PRIOR * (self._pp + self._dd)
+        if not weight:
+            return None
+        pp, dd = self._pp + weight, self._dd + weight * PROMPT_SHARE**2
+        pd = self._pd - weight * PROMPT_SHARE
+        determinant = pp * dd - pd * pd
+        prompt_s = (self._pt * dd - self._dt * pd) / determinant
+        completion_s = (self._dt * pp - self._pt * pd) / determinant
+        prompt_s, completion_s = max(prompt_s, CHEAPEST * completion_s), max(completion_s, CHEAPEST * prompt_s)
+        return Speed(
+            prefill_tps=1 / prompt_s,
+            decode_tps=1 / completion_s,
+            answer_tps=self._bulk.tps or self._online.tps,
+            query_tps=self._online.tps,
+        )
