@@ -18,7 +18,7 @@ THREADS = 2
 """One computes while the other waits for the interpreter."""
 PIECE = 32
 """Texts embedded in one go: a fraction of a second, so that the first experts soon have work."""
-PIECES_AHEAD = 6
+PIECES_AHEAD = 12
 """Pieces of a run that are embedded, or wait for it, at most."""
 
 _NEXT = sa.text(
