@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 def graph(package: bytes) -> bytes:
     """The graph, from the package's ONNX file. Raises `ValueError` where that holds another model."""
-    weights = _initializers(package)
+    weights = _initializers(memoryview(package))
     matrices = sorted((name for name in weights if name.endswith("_q") and name.startswith("val_")), key=_number)
     per_layer = len(matrices) // LAYERS
     if [weights[name].shape for name in matrices[:per_layer]] != [(384, 384)] * 4 + [(384, 1536), (1536, 384)]:
@@ -146,7 +146,7 @@ def _normalised(made: _Graph, weights: dict[str, Array], states: str, name: str)
     return made.node("LayerNormalization", [states, scale, shift], axis=-1, epsilon=_EPSILON)
 
 
-def _initializers(model: bytes) -> dict[str, Array]:
+def _initializers(model: memoryview) -> dict[str, Array]:
     """The constants of an ONNX model that hold bytes, floats or integers, by name."""
     found = {}
     (graph,) = (value for number, value in _fields(model) if number == 7)
@@ -158,16 +158,16 @@ def _initializers(model: bytes) -> dict[str, Array]:
     return found
 
 
-def _tensor(tensor: bytes) -> tuple[str, Array | None]:
+def _tensor(tensor: memoryview) -> tuple[str, Array | None]:
     dims: list[int] = []
-    name, data, kind = "", b"", 0
+    name, data, kind = "", memoryview(b""), 0
     for number, value in _fields(tensor):
         if number == 1:
             dims += [value] if isinstance(value, int) else list(_varints(value))
         elif number == 2:
             kind = value
         elif number == 8:
-            name = value.decode()
+            name = str(value, "utf-8")
         elif number == 9:
             data = value
     if kind not in _DTYPES or not data:
@@ -175,8 +175,8 @@ def _tensor(tensor: bytes) -> tuple[str, Array | None]:
     return name, np.frombuffer(data, _DTYPES[kind]).reshape(dims)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, an int or bytes) of a protocol buffer message."""
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """(field number, an int or a view of bytes) of a protocol buffer message. Nothing is copied: weights are large."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -192,14 +192,14 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
         position += size
 
 
-def _varints(packed: bytes) -> Iterator[int]:
+def _varints(packed: memoryview) -> Iterator[int]:
     position = 0
     while position < len(packed):
         value, position = _varint(packed, position)
         yield value
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = message[position]
