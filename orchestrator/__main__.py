@@ -23,8 +23,6 @@ LOCK_CHECK_S = 2.0
 IDLE_S = 0.05
 """The stager looks again so soon when it found nothing to do."""
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0
-SWITCH_S = 0.001
-"""How long a thread that has embedded a text (5 ms) waits at most for the interpreter; by default 5 ms."""
 
 log = structlog.get_logger()
 
@@ -56,7 +54,6 @@ def main() -> int:
 
 def _run(settings: Settings, engine: sa.Engine, stop: threading.Event, lock: database.AdvisoryLock) -> None:
     """Both loops, until `stop`, or until the lock is lost or a loop ends."""
-    sys.setswitchinterval(SWITCH_S)
     ending = threading.Event()
     client, sender = broker.client(settings), broker.sender(settings)
     stager = Stager(engine=engine, settings=settings, load_embedder=lambda: annotation.embedder(settings.packages_dir))

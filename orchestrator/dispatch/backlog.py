@@ -1,6 +1,5 @@
 """The planner's inputs, read from the database: what waits, what is about to, and what is out at the workers."""
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,6 @@ from orchestrator.runs.pinned import Pinned, Stage
 from workers.messages import Model
 
 RUNS_KEPT = 256
-EXPECTED_REST = 50
-"""What is expected is counted again after so many times as long as counting took: it looks at every open line."""
-EXPECTED_REST_MAX_S = 0.5
 _WAITING = sa.text(
     """
     SELECT model_key, run_id,
@@ -70,18 +66,11 @@ class BacklogReader:
         self._pinned: dict[str, Pinned] = {}
         self.models: dict[str, Model] = {}
         """Every model that some run seen so far may need."""
-        self._counted: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        self._count_again_at = 0.0
 
     def read(self, session: Session) -> Backlog:
         """What waits now, and what each model will be needed for soon."""
-        # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed
-        # (what came since it was last counted is, for as long as that may be old).
-        began = time.monotonic()
-        if began >= self._count_again_at:
-            self._counted = self._expected(session)
-            self._count_again_at = began + min(EXPECTED_REST * (time.monotonic() - began), EXPECTED_REST_MAX_S)
-        upstream, later = self._counted
+        # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
+        upstream, later = self._expected(session)
         waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
         units: dict[str, list[Any]] = defaultdict(list)
         runs: dict[str, dict[str, int]] = defaultdict(dict)
@@ -97,8 +86,8 @@ class BacklogReader:
                 suspects=sum(row.suspects for row in units[key]),
                 tokens=sum(row.tokens for row in units[key]),
                 oldest_s=max((row.oldest_s for row in units[key]), default=0.0),
-                upstream=upstream.get(key, 0),
-                later=later.get(key, 0),
+                upstream=upstream[key],
+                later=later[key],
             )
             for key in [*{**units, **upstream, **later}]
         }
