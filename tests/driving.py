@@ -26,6 +26,7 @@ class Driver:
         self.dispatcher = Dispatcher(engine=engine, client=self._client, sender=self._sender, settings=settings)
 
     def close(self) -> None:
+        self.stager.close()
         self._client.close()
         self._sender.close()
 

@@ -1,5 +1,6 @@
 """When two free-form answers are the same: as text, as numbers, or (in a process of its own) as formulas."""
 
+import functools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ _MAX_FORMULA_CHARS = 300
 _TOLERANCE = Fraction(1, 1_000_000)
 
 
+@functools.lru_cache(maxsize=1024)
 def same(left: str, right: str) -> bool:
-    """Whether two answers agree as text or as exact numbers. Quick: votes are counted with it."""
+    """Whether two answers agree as text or as exact numbers. Quick: votes are counted with it, each pair many times."""
     if not left or not right:
         return False
     if normalised(left) == normalised(right):

@@ -1,5 +1,6 @@
 """Reading answers out of completions, and judging them. Nothing here raises or hangs, whatever a model wrote."""
 
+import functools
 import re
 
 from orchestrator.answers import choices, equality
@@ -31,10 +32,12 @@ def visible(text: str) -> str:
     return text.rpartition("</think>")[2].partition("<think>")[0].strip()
 
 
+@functools.lru_cache(maxsize=256)
 def extract(text: str, question: Question) -> str:
     """The answer that `text` gives to `question`: a letter of its options, else a number, formula or short text.
 
-    "" where none can be read. Never looks at the gold answer.
+    "" where none can be read. Never looks at the gold answer. What was read just now is kept: a completion is read
+    for the vote, and again for the record.
     """
     shown = _own_part(visible(text))
     if not shown:

@@ -16,6 +16,7 @@ from orchestrator.pool import registration
 from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.runs import finishing, runs
 from orchestrator.runs.staging import aggregator, benchmark, profile
+from orchestrator.runs.staging.ahead import Ahead
 from orchestrator.runs.staging.context import Context, Contexts
 from orchestrator.runs.staging.work import Batch, Instance, take
 from orchestrator.settings import Settings
@@ -55,6 +56,7 @@ class Stager:
         self._engine = engine
         self._settings = settings
         self._contexts = Contexts(load_embedder=load_embedder)
+        self._ahead = Ahead(load_embedder=load_embedder)
         self._sizes: dict[tuple[str, str], int] = defaultdict(lambda: BATCH_MIN)
         self._failures: dict[str, list[float]] = defaultdict(list)
         self._registration_at = 0.0
@@ -66,6 +68,10 @@ class Stager:
             open_runs = runs.open_runs(session)
         did = [self._try_to_advance(run) for run in open_runs]
         return any(did)
+
+    def close(self) -> None:
+        """End the threads that embed."""
+        self._ahead.close()
 
     def _try_to_advance(self, run: RunRow) -> bool:
         """A run with a fault of its own stops itself only. Raises what the database raises when it is away."""
@@ -98,10 +104,13 @@ class Stager:
         size = self._sizes[run.kind, stage]
         began = time.monotonic()
         with database.session(self._engine) as session:
-            instances = take(session, run.id, stage, size)
+            context = self._contexts.of(session, run)
+            if stage == context.embeds_in:
+                size = self._ahead.embedded(session, run.id, stage)
+            instances = take(session, run.id, stage, size) if size else []
             if not instances:
                 return False
-            handler(session, self._contexts.of(session, run), instances).write(session)
+            handler(session, context, instances).write(session)
         self._adapt(run.kind, stage, len(instances), time.monotonic() - began)
         return True
 

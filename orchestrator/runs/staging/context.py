@@ -41,6 +41,11 @@ class Context:
         """Whether the strategy may recruit more experts once it has seen answers."""
         return self.recruiter is not None and type(self.recruiter).more is not Recruiter.more
 
+    @property
+    def embeds_in(self) -> str | None:
+        """The stage that begins with the embedding of the question; None if an LLM's work comes first."""
+        return "annotate" if self.recruiter is not None and self.pinned.annotator is None else None
+
     def quarantined(self, session: Session) -> set[str]:
         """Experts of the run that were set aside since it was submitted."""
         ids = [expert.id for expert in self.experts.values()]
