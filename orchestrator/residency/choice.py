@@ -1,0 +1,115 @@
+"""Which model a worker takes next, when nothing more is to be done with those it has. Pure."""
+
+from collections.abc import Collection, Sequence
+
+from orchestrator.residency.queue import Queue
+from orchestrator.residency.work import Work
+from orchestrator.residency.worker import Worker
+
+FED = 0.8
+"""Workers that live on what an earlier stage brings should be busy for this share of the time it takes."""
+
+
+class Choice:
+    """Weighs models against each other, by the work that is left."""
+
+    def __init__(self, work: Work, workers: Sequence[Worker]) -> None:
+        self._work = work
+        self._count = sum(not worker.is_unbounded for worker in workers)
+
+    def next(self, worker: Worker, *, kept: Sequence[str] = (), skip: Collection[str] = ()) -> str | None:
+        """The model to load, although nothing may wait for it yet; None: no load is worth it.
+
+        1. A model that nobody has: the one with most work. One that is needed again later only if what waits for it
+           already lasts until the models before it are done.
+        2. One more holder of an earlier stage instead, where that feeds the later ones too slowly.
+        3. One more holder of a model, if that takes over more seconds of work than its load takes.
+        4. What is needed again later. 5. One more holder of that. 6. What no unit waits for yet.
+        """
+        able = [
+            queue
+            for key, queue in self._work.queues.items()
+            if key not in skip
+            and key not in worker.models
+            and self._work.can_run(worker, queue)
+            and (not kept or self._work.fits_beside(worker, key, kept=kept))
+        ]
+        free = [queue for queue in able if not self._work.holders.get(queue.model_key)]
+        held = [queue for queue in able if self._work.holders.get(queue.model_key)]
+        first = [queue for queue in free if self._has_work(queue) and self._may_come_first(queue)]
+        if first:
+            best = self._largest(worker, first)
+            return self._feeder(best, held) or best
+        if more := self._worth_a_replica(held):
+            return more
+        if last := [queue for queue in free if self._work.left[queue.model_key] > 0]:
+            return self._largest(worker, last)
+        if more := self._worth_a_replica(held, with_later=True):
+            return more
+        expected = [queue for queue in free if queue.later > 0]
+        return self._largest(worker, expected) if expected else None
+
+    def _has_work(self, queue: Queue) -> bool:
+        return self._work.left[queue.model_key] > 0 or queue.soon > 0
+
+    def _largest(self, worker: Worker, queues: Sequence[Queue]) -> str:
+        """Most work; in a group of devices, what needs most of them comes first, since nobody else can run it."""
+
+        def weight(queue: Queue) -> tuple[int, float, str]:
+            key = queue.model_key
+            return (self._work.costs(key).devices, self._work.waiting_s(key) + self._work.soon_s(key), key)
+
+        return max(queues, key=weight).model_key
+
+    def _may_come_first(self, queue: Queue) -> bool:
+        if queue.later == 0:
+            return True
+        others = self._count - 1 - self._work.holders.get(queue.model_key, 0)
+        if others <= 0:
+            return False
+        return self._work.waiting_s(queue.model_key) >= self._before_later_s() / others
+
+    def _before_later_s(self) -> float:
+        """Work of the models that no later stage needs again, with the loads that it takes."""
+        total = 0.0
+        for key, queue in self._work.queues.items():
+            if queue.later == 0 and (self._has_work(queue) or self._work.out_s(key)):
+                total += self._work.waiting_s(key) + self._work.soon_s(key) + self._work.out_s(key)
+                total += 0.0 if self._work.holders.get(key) else self._work.costs(key).load_s
+        return total
+
+    def _worth_a_replica(self, held: Sequence[Queue], *, with_later: bool = False) -> str | None:
+        """The model where one more holder takes over most work, if that is more than its load."""
+        best, most = None, 0.0
+        for queue in held:
+            if queue.later > 0 and not with_later:
+                continue
+            key = queue.model_key
+            gain = self._work.takes_over_s(key, with_later=with_later)
+            if gain > self._work.costs(key).load_s and gain > most:
+                best, most = key, gain
+        return best
+
+    def _feeder(self, candidate: str, held: Sequence[Queue]) -> str | None:
+        """An earlier stage's model, if `candidate` and the likes of it would mostly wait for its answers.
+
+        By the time the feeding models end, their consumers should find so much work that they are busy for `FED`.
+        """
+        feeding = [queue for queue in held if queue.feeds > 0 and self._work.left[queue.model_key] > 0]
+        if not feeding:
+            return None
+        sources = {queue.model_key for queue in self._work.queues.values() if queue.feeds > 0}
+        feed_s = max(
+            (self._work.waiting_s(key) + self._work.out_s(key)) / max(1, self._work.holders.get(key, 0))
+            for key in sources
+        )
+        found_s, consumers = 0.0, 0
+        for key in {candidate, *self._work.holders} - sources:
+            if key in self._work.queues:
+                holders = self._work.holders.get(key, 0) + (key == candidate)
+                work_s = self._work.waiting_s(key) + self._work.soon_s(key) + self._work.out_s(key)
+                found_s += min(work_s, holders * feed_s)
+                consumers += holders
+        if found_s >= FED * consumers * feed_s:
+            return None
+        return self._worth_a_replica(feeding, with_later=True)

@@ -1,0 +1,264 @@
+"""The plan: values in, actions out.
+
+A worker stays with the model it has while there is work for it, or while instances further up are about to make
+some; then it takes the model that `choice.py` finds worth a load. So a model is loaded once for all that waits.
+
+Nobody starves. Among bulk units, those of a model that no worker serves are overdue as soon as they are older by
+`GRACE_S` than what a worker would go on with: that worker lets its window run dry and takes them. So nothing that
+came more than `GRACE_S` after a unit goes before it, but for what was out already. A model that queries hold gives way
+once in `BULK_TURN_S` for a window of overdue units.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.residency.actions import Action, Load, Prefetch, Send
+from orchestrator.residency.choice import Choice
+from orchestrator.residency.costs import Costs
+from orchestrator.residency.queue import Queue
+from orchestrator.residency.work import Work
+from orchestrator.residency.worker import Worker
+
+HOLD_S = 30.0
+"""An idle worker waits so long for upstream work that may need its model. A bound only: staging takes seconds."""
+DEMAND_STAY_S = 10.0
+"""A model loaded for queries stays so long after the last of them, although bulk work waits for another."""
+GRACE_S = 1800.0
+"""Work for a resident model goes before older work for another, up to this difference in age."""
+BULK_TURN_S = 60.0
+"""A worker that has held no chunk for so long may be taken from queries for overdue work."""
+PREFETCH_LOADS = 2.0
+"""The next model is announced when the present one's work is down to so many times its load."""
+
+
+def plan(
+    queues: Sequence[Queue],
+    workers: Sequence[Worker],
+    *,
+    chunk_units: int,
+    models: Mapping[str, Costs] | None = None,
+) -> list[Action]:
+    """What to do now. `models`: costs as measured, by key; a model that is missing costs what `Costs()` says."""
+    return _Planning(queues, workers, chunk_units, models or {}).actions()
+
+
+class _Planning:
+    """One planning: the work still unplanned, and the actions so far."""
+
+    def __init__(
+        self, queues: Sequence[Queue], workers: Sequence[Worker], chunk_units: int, models: Mapping[str, Costs]
+    ) -> None:
+        self._workers = [worker for worker in workers if not worker.is_draining]
+        self._work = Work(queues, self._workers, models, chunk_units)
+        self._choice = Choice(self._work, self._workers)
+        self._busy = sum(bool(worker.chunks or worker.loading) for worker in self._workers)
+        self._actions: list[Action] = []
+
+    def actions(self) -> list[Action]:
+        reserved = self._meet_demand()
+        reserved |= self._serve_overdue(reserved)
+        # Workers that need not switch take their share first: what is left is worth a load.
+        for worker in sorted(self._workers, key=lambda each: (not self._has_work(each), each.name)):
+            if worker.is_alone or worker.name in reserved:
+                continue
+            if worker.is_unbounded:
+                self._fill_unbounded(worker)
+            else:
+                self._fill(worker)
+        self._announce(reserved)
+        return self._actions
+
+    def _meet_demand(self) -> set[str]:
+        """Find a worker for each model that queries wait for; a busy one gets no more bulk until it has loaded it."""
+        reserved: set[str] = set()
+        wanted = [queue for queue in self._work.queues.values() if queue.demand_s is not None]
+        for queue in sorted(wanted, key=lambda each: -(each.demand_s or 0.0)):
+            key = queue.model_key
+            if any(key in (*each.resident, each.loading) for each in self._workers):
+                continue
+            able = [
+                each
+                for each in self._workers
+                if self._work.can_run(each, queue) and each.name not in reserved and each.loading is None
+            ]
+            if not able:
+                continue
+            worker = min(able, key=lambda each: (not each.is_unbounded, *self._disturbance_s(each, key), each.name))
+            reserved.add(worker.name)
+            if worker.is_unbounded or not worker.chunks or self._fits_beside(worker, key):
+                self._actions.append(Load(worker=worker.name, model_key=key))
+        return reserved
+
+    def _disturbance_s(self, worker: Worker, key: str) -> tuple[float, float]:
+        """How long queries would wait for the worker, and the load that bringing back its present model costs."""
+        if self._fits_beside(worker, key):
+            return (0.0, 0.0)
+        wait_s = sum(chunks * self._work.chunk_s(model) for model, chunks in worker.out.items())
+        again_s = sum(self._work.costs(model).load_s for model in worker.models if self._work.left.get(model, 0) > 0)
+        return (wait_s, again_s)
+
+    def _fits_beside(self, worker: Worker, key: str) -> bool:
+        return bool(worker.models) and self._work.fits_beside(worker, key, kept=worker.models)
+
+    def _serve_overdue(self, reserved: set[str]) -> set[str]:
+        """Give each overdue model a worker, the oldest first; a busy one gets nothing else until it is free."""
+        served = {key for worker in self._workers for key in worker.in_use}
+        waiting = [
+            (queue.oldest_s, queue.model_key, False)
+            for queue in self._work.queues.values()
+            if queue.units and queue.oldest_s >= GRACE_S and queue.model_key not in served
+        ]
+        waiting += [
+            (queue.suspect_s, queue.model_key, True)
+            for queue in self._work.queues.values()
+            if queue.suspects and queue.suspect_s >= GRACE_S
+        ]
+        taken: set[str] = set()
+        for age_s, key, alone in sorted(waiting, key=lambda each: (-each[0], each[1])):
+            able = [
+                worker
+                for worker in self._workers
+                if worker.name not in reserved | taken
+                and not worker.is_unbounded
+                and not worker.is_alone
+                and worker.loading is None
+                and self._work.can_run(worker, self._work.queues[key])
+                and age_s - self._present_age_s(worker) > GRACE_S
+            ]
+            if not able:
+                continue
+            worker = min(able, key=lambda each: (key not in each.resident, each.chunks, each.name))
+            if self._is_held_online(worker) and worker.idle_s < BULK_TURN_S:
+                continue
+            taken.add(worker.name)
+            if worker.chunks:
+                continue
+            if alone:
+                self._send_suspect(worker, [key])
+            else:
+                self._take(worker, key, worker.window)
+        return taken
+
+    def _present_age_s(self, worker: Worker) -> float:
+        """Age of the oldest unit that the worker would go on with; negative infinity: it would with none."""
+        keys = [key for key in worker.models if self._work.left.get(key, 0) > 0]
+        if not keys and (next_key := self._choice.next(worker)) is not None:
+            keys = [next_key]
+        return max((self._work.queues[key].oldest_s for key in keys), default=float("-inf"))
+
+    def _fill_unbounded(self, worker: Worker) -> None:
+        """Spread the window over the models, so that a slow one does not hold up the others."""
+        out = dict(worker.out)
+        for _ in range(worker.window - worker.chunks):
+            waiting = [
+                key
+                for key, queue in self._work.queues.items()
+                if self._work.left[key] > 0 and self._work.can_run(worker, queue)
+            ]
+            if not waiting:
+                break
+            key = min(waiting, key=lambda each: (out.get(each, 0), -self._work.left[each], each))
+            out[key] = out.get(key, 0) + 1
+            self._send(worker, key, 1)
+        else:
+            return
+        if not out:
+            self._send_suspect(worker, list(self._work.queues))
+
+    def _fill(self, worker: Worker) -> None:
+        """Top up the window with the models in hand; take another when they have, and will have, no more."""
+        free = worker.window - worker.chunks
+        in_hand = [*reversed(worker.out), *([worker.loading] if worker.loading else [])]
+        others = [key for key in worker.resident if key not in in_hand]
+        others.sort(key=lambda key: (self._work.left.get(key, 0), key), reverse=True)
+        used = set(worker.in_use)
+        for key in [*in_hand, *(others if not worker.in_use or worker.residents != 1 else [])]:
+            if free > 0 and (sent := self._send(worker, key, free)):
+                free -= sent
+                used.add(key)
+            if used and worker.residents == 1:
+                return
+        if not used:
+            if not self._send_suspect(worker, worker.resident):
+                self._switch(worker)
+        elif free > 0 and not worker.loading:
+            self._pack(worker, used, free)
+
+    def _switch(self, worker: Worker) -> None:
+        """Take the next model, unless there is a reason to wait for more work for the present one."""
+        if self._is_held_online(worker) or self._is_held_upstream(worker):
+            return
+        if (key := self._choice.next(worker)) is None:
+            able = [key for key, queue in self._work.queues.items() if self._work.can_run(worker, queue)]
+            self._send_suspect(worker, [key for key in able if not self._work.holders.get(key)])
+        elif not self._take(worker, key, worker.window) and self._busy:
+            # Nothing waits for it yet: others' answers will bring it work.
+            self._work.hold(key)
+            self._actions.append(Load(worker=worker.name, model_key=key))
+
+    def _pack(self, worker: Worker, used: set[str], free: int) -> None:
+        """Load one more model beside those in use, where memory allows."""
+        kept = [key for key in worker.models if key in used or self._work.left.get(key, 0) > 0]
+        if (key := self._choice.next(worker, kept=kept)) is not None:
+            self._take(worker, key, free)
+
+    def _is_held_online(self, worker: Worker) -> bool:
+        return bool(worker.resident) and worker.online_idle_s is not None and worker.online_idle_s < DEMAND_STAY_S
+
+    def _is_held_upstream(self, worker: Worker) -> bool:
+        """Work is about to come; or others' answers bring some: it waits for those as long as a load takes, no more."""
+        queues = [self._work.queues[key] for key in worker.resident if key in self._work.queues]
+        if any(queue.upstream for queue in queues) and worker.idle_s < HOLD_S:
+            return True
+        coming = [queue for queue in queues if queue.soon > 0]
+        return self._busy > 0 and any(worker.idle_s < self._work.costs(queue.model_key).load_s for queue in coming)
+
+    def _take(self, worker: Worker, key: str, chunks: int) -> int:
+        """Send chunks of a model that the worker has yet to load."""
+        if self._work.left.get(key, 0) <= 0:
+            return 0
+        if key not in worker.models:
+            self._work.hold(key)
+        return self._send(worker, key, chunks)
+
+    def _send(self, worker: Worker, key: str, chunks: int) -> int:
+        """At most `chunks` chunks of what is left of a model; returns how many."""
+        if self._work.left.get(key, 0) <= 0:
+            return 0
+        stay_s = (self._work.waiting_s(key) + self._work.soon_s(key)) / max(1, self._work.holders.get(key, 1))
+        count = self._work.take(key, chunks)
+        if count:
+            self._actions.append(Send(worker=worker.name, model_key=key, chunks=count, stay_s=stay_s))
+        return count
+
+    def _send_suspect(self, worker: Worker, keys: Sequence[str]) -> bool:
+        """A suspect goes to an empty worker only, after all that is not suspect."""
+        for key in keys:
+            if self._work.suspects.get(key, 0) > 0 and not worker.chunks:
+                if not self._work.can_run(worker, self._work.queues[key]):
+                    continue
+                self._work.suspects[key] -= 1
+                self._actions.append(Send(worker=worker.name, model_key=key, alone=True))
+                return True
+        return False
+
+    def _announce(self, reserved: set[str]) -> None:
+        """Name the next model of workers that are about to be done with the present one."""
+        announced: set[str] = set()
+        for worker in self._workers:
+            present = [*worker.out][-1] if worker.out else None
+            if present is None or worker.is_unbounded or worker.is_alone or worker.name in reserved:
+                continue
+            queue = self._work.queues.get(present)
+            if queue is not None and (queue.soon or queue.upstream):
+                continue
+            left_s = self._work.waiting_s(present) if queue is not None else 0.0
+            left_s = left_s / max(1, self._work.holders.get(present, 1)) + worker.chunks * self._work.chunk_s(present)
+            if left_s > PREFETCH_LOADS * self._work.costs(present).load_s:
+                continue
+            key = self._choice.next(worker, skip=announced)
+            if key is not None:
+                announced.add(key)
+                self._actions.append(Prefetch(worker=worker.name, model_key=key))
+
+    def _has_work(self, worker: Worker) -> bool:
+        return any(self._work.left.get(key, 0) > 0 for key in worker.models)
