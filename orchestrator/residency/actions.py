@@ -10,6 +10,8 @@ class Send:
     worker: str
     model_key: str
     chunks: int = 1
+    units: int | None = None
+    """Units per chunk at most; None: as many as a chunk may have."""
     alone: bool = False
     stay_s: float = field(default=0.0, compare=False)
     """How long the worker will probably stay with the model."""

@@ -49,6 +49,17 @@ class Choice:
         expected = [queue for queue in free if queue.later > 0]
         return self._largest(worker, expected) if expected else None
 
+    def feed_s(self) -> float:
+        """How long models of an earlier stage will go on bringing work, with the workers they have."""
+        return max(
+            (
+                (self._work.waiting_s(key) + self._work.out_s(key)) / max(1, self._work.holders.get(key, 0))
+                for key, queue in self._work.queues.items()
+                if queue.feeds > 0
+            ),
+            default=0.0,
+        )
+
     def _has_work(self, queue: Queue) -> bool:
         return self._work.left[queue.model_key] > 0 or queue.soon > 0
 
@@ -99,10 +110,7 @@ class Choice:
         if not feeding:
             return None
         sources = {queue.model_key for queue in self._work.queues.values() if queue.feeds > 0}
-        feed_s = max(
-            (self._work.waiting_s(key) + self._work.out_s(key)) / max(1, self._work.holders.get(key, 0))
-            for key in sources
-        )
+        feed_s = self.feed_s()
         found_s, consumers = 0.0, 0
         for key in {candidate, *self._work.holders} - sources:
             if key in self._work.queues:

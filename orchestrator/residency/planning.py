@@ -26,6 +26,8 @@ GRACE_S = 1800.0
 """Work for a resident model goes before older work for another, up to this difference in age."""
 BULK_TURN_S = 60.0
 """A worker that has held no chunk for so long may be taken from queries for overdue work."""
+STARVED_LOADS = 2.0
+"""A worker may leave a model to which work trickles, if it would else idle for so many times its load."""
 PREFETCH_LOADS = 2.0
 """The next model is announced when the present one's work is down to so many times its load."""
 
@@ -171,6 +173,10 @@ class _Planning:
         others = [key for key in worker.resident if key not in in_hand]
         others.sort(key=lambda key: (self._work.left.get(key, 0), key), reverse=True)
         used = set(worker.in_use)
+        if self._is_starved(worker):
+            if not used:
+                self._switch(worker)
+            return
         for key in [*in_hand, *(others if not worker.in_use or worker.residents != 1 else [])]:
             if free > 0 and (sent := self._send(worker, key, free)):
                 free -= sent
@@ -195,6 +201,18 @@ class _Planning:
             self._work.hold(key)
             self._actions.append(Load(worker=worker.name, model_key=key))
 
+    def _is_starved(self, worker: Worker) -> bool:
+        """Its models get so little work, for so long, that it pays to load another now and these again later."""
+        coming = [key for key in worker.models if key in self._work.queues and self._work.queues[key].soon > 0]
+        if not coming or any(self._work.queues[key].feeds > 0 for key in coming):
+            return False
+        work_s = sum(self._work.waiting_s(key) + self._work.soon_s(key) for key in coming)
+        load_s = max(self._work.costs(key).load_s for key in coming)
+        if self._choice.feed_s() - work_s <= STARVED_LOADS * load_s:
+            return False
+        key = self._choice.next(worker)
+        return key is not None and self._work.waiting_s(key) > load_s
+
     def _pack(self, worker: Worker, used: set[str], free: int) -> None:
         """Load one more model beside those in use, where memory allows."""
         kept = [key for key in worker.models if key in used or self._work.left.get(key, 0) > 0]
@@ -205,12 +223,18 @@ class _Planning:
         return bool(worker.resident) and worker.online_idle_s is not None and worker.online_idle_s < DEMAND_STAY_S
 
     def _is_held_upstream(self, worker: Worker) -> bool:
-        """Work is about to come; or others' answers bring some: it waits for those as long as a load takes, no more."""
+        """Work is about to come without any engine's help; or with others' answers, so much that to wait for it costs
+        less than to load the model again. It waits for those as long as a load takes and no more, if they do not come.
+        """
         queues = [self._work.queues[key] for key in worker.resident if key in self._work.queues]
         if any(queue.upstream for queue in queues) and worker.idle_s < HOLD_S:
             return True
-        coming = [queue for queue in queues if queue.soon > 0]
-        return self._busy > 0 and any(worker.idle_s < self._work.costs(queue.model_key).load_s for queue in coming)
+        coming = [queue.model_key for queue in queues if queue.soon > 0]
+        if not coming or not self._busy:
+            return False
+        load_s = max(self._work.costs(key).load_s for key in coming)
+        idle_s = self._choice.feed_s() - sum(self._work.soon_s(key) for key in coming)
+        return idle_s <= load_s and worker.idle_s < load_s
 
     def _take(self, worker: Worker, key: str, chunks: int) -> int:
         """Send chunks of a model that the worker has yet to load."""
@@ -225,9 +249,18 @@ class _Planning:
         if self._work.left.get(key, 0) <= 0:
             return 0
         stay_s = (self._work.waiting_s(key) + self._work.soon_s(key)) / max(1, self._work.holders.get(key, 1))
-        count = self._work.take(key, chunks)
+        units = self._work.share(key)
+        count = self._work.take(key, chunks, units)
         if count:
-            self._actions.append(Send(worker=worker.name, model_key=key, chunks=count, stay_s=stay_s))
+            self._actions.append(
+                Send(
+                    worker=worker.name,
+                    model_key=key,
+                    chunks=count,
+                    units=None if units == self._work.chunk_units else units,
+                    stay_s=stay_s,
+                )
+            )
         return count
 
     def _send_suspect(self, worker: Worker, keys: Sequence[str]) -> bool:

@@ -6,6 +6,11 @@ from orchestrator.residency.costs import UNKNOWN, Costs
 from orchestrator.residency.queue import Queue
 from orchestrator.residency.worker import Worker
 
+CHUNK_MIN = 16
+"""Units: fewer at once do not fill an engine."""
+SHARES = 2
+"""Into so many chunks each holder's share of what is left is divided."""
+
 
 class Work:
     """Units not yet planned, and what they will take. Changes as the plan sends chunks."""
@@ -19,7 +24,7 @@ class Work:
         self.holders: dict[str, int] = {}
         """Workers that have a model, are loading it, or were sent chunks of it."""
         self._models = models
-        self._chunk_units = chunk_units
+        self.chunk_units = chunk_units
         self._unit_s = {queue.model_key: _unit_s(queue, self.costs(queue.model_key)) for queue in queues}
         self._out_s: dict[str, float] = {}
         for worker in workers:
@@ -67,7 +72,7 @@ class Work:
         return self._out_s.get(key, 0.0)
 
     def chunk_s(self, key: str) -> float:
-        return self._chunk_units * self._unit_s.get(key, self.costs(key).unit_s)
+        return self.chunk_units * self._unit_s.get(key, self.costs(key).unit_s)
 
     def takes_over_s(self, key: str, *, with_later: bool = False) -> float:
         """How much work one more holder would take from those there are, by the time all end together.
@@ -80,14 +85,19 @@ class Work:
         end_s = (waiting_s + self.out_s(key) + load_s) / (self.holders.get(key, 0) + 1)
         return min(waiting_s, end_s - load_s)
 
-    def take(self, key: str, chunks: int) -> int:
-        """Take at most so many chunks of what is left; returns how many there were."""
-        needed = -(-self.left.get(key, 0) // self._chunk_units)
-        count = max(0, min(chunks, needed))
-        units = min(self.left.get(key, 0), count * self._chunk_units)
-        if units:
-            self.left[key] -= units
-            self._out_s[key] = self.out_s(key) + units * self._unit_s[key]
+    def share(self, key: str) -> int:
+        """Units per chunk, so that a model's last chunks are spread over all its holders and these end together."""
+        holders = self.holders.get(key, 1)
+        if holders <= 1:
+            return self.chunk_units
+        return min(self.chunk_units, max(CHUNK_MIN, -(-self.left[key] // (holders * SHARES))))
+
+    def take(self, key: str, chunks: int, units: int) -> int:
+        """Take at most so many chunks of so many units of what is left; returns how many chunks there were."""
+        count = max(0, min(chunks, -(-self.left[key] // units)))
+        taken = min(self.left[key], count * units)
+        self.left[key] -= taken
+        self._out_s[key] = self.out_s(key) + taken * self._unit_s[key]
         return count
 
     def hold(self, key: str) -> None:

@@ -60,6 +60,8 @@ class Backlog:
         self._unfused = workload.instances
         self.open = workload.instances
         """Instances that are not done."""
+        self._recruited = np.ones(workload.experts)
+        """So often each expert was recruited, and once more."""
         self._put(workload.annotator, ANNOTATE, np.arange(workload.instances), 0.0)
         self._known: dict[int, tuple[tuple[float, ...], Queue]] = {}
 
@@ -74,6 +76,7 @@ class Backlog:
             chosen, starts = np.unique(recruits[order], return_index=True)
             for model, ids in zip(chosen.tolist(), np.split(owners[order], starts[1:]), strict=True):
                 self._put(model, GENERATE, ids, now_s)
+                self._recruited[model] += len(ids)
         elif batch.stage == GENERATE:
             self._missing[batch.ids] -= 1
             complete = batch.ids[self._missing[batch.ids] == 0]
@@ -91,7 +94,9 @@ class Backlog:
 
     def _queue(self, place: int, now_s: float) -> Queue | None:
         work, waiting = self._workload, self.waiting[place]
-        soon = self._unannotated * work.k / work.experts if place < work.experts else 0.0
+        soon = 0.0
+        if place < work.experts and self._unannotated:
+            soon = self._unannotated * work.k * float(self._recruited[place] / self._recruited.sum())
         later = self._unfused if place == work.aggregator else 0
         if not waiting.units and not soon and not later:
             return None

@@ -136,7 +136,7 @@ class Simulation:
             if isinstance(action, residency.Load):
                 continue
             for _ in range(action.chunks):
-                batches = self._backlog.waiting[place].take(self._dispatch.chunk_units)
+                batches = self._backlog.waiting[place].take(action.units or self._dispatch.chunk_units)
                 if not batches:
                     break
                 running = device.send(model, batches, now_s)
