@@ -16,6 +16,8 @@ class Choice:
     def __init__(self, work: Work, workers: Sequence[Worker]) -> None:
         self._work = work
         self._count = sum(not worker.is_unbounded for worker in workers)
+        self._feeding = [queue for queue in work.queues.values() if queue.feeds > 0]
+        self._by_likes: dict[tuple[tuple[str, ...], int, int | None], list[Queue]] = {}
 
     def next(self, worker: Worker, *, kept: Sequence[str] = (), skip: Collection[str] = ()) -> str | None:
         """The model to load, although nothing may wait for it yet; None: no load is worth it.
@@ -26,16 +28,13 @@ class Choice:
         3. One more holder of a model, if that takes over more seconds of work than its load takes.
         4. What is needed again later. 5. One more holder of that. 6. What no unit waits for yet.
         """
-        able = [
-            queue
-            for key, queue in self._work.queues.items()
-            if key not in skip
-            and key not in worker.models
-            and self._work.can_run(worker, queue)
-            and (not kept or self._work.fits_beside(worker, key, kept=kept))
-        ]
-        free = [queue for queue in able if not self._work.holders.get(queue.model_key)]
-        held = [queue for queue in able if self._work.holders.get(queue.model_key)]
+        free: list[Queue] = []
+        held: list[Queue] = []
+        for queue in self._able(worker):
+            key = queue.model_key
+            if key in worker.models or key in skip or (kept and not self._work.fits_beside(worker, key, kept=kept)):
+                continue
+            (held if self._work.holders.get(key) else free).append(queue)
         first = [queue for queue in free if self._has_work(queue) and self._may_come_first(queue)]
         if first:
             best = self._largest(worker, first)
@@ -49,13 +48,24 @@ class Choice:
         expected = [queue for queue in free if queue.later > 0]
         return self._largest(worker, expected) if expected else None
 
+    def _able(self, worker: Worker) -> list[Queue]:
+        """Queues with work, now or expected, that the worker can run; kept, since most workers are alike."""
+        likes = (worker.engines, worker.devices, worker.memory_bytes)
+        if likes not in self._by_likes:
+            self._by_likes[likes] = [
+                queue
+                for queue in self._work.queues.values()
+                if (queue.units or queue.soon or queue.later) and self._work.can_run(worker, queue)
+            ]
+        return self._by_likes[likes]
+
     def feed_s(self) -> float:
         """How long models of an earlier stage will go on bringing work, with the workers they have."""
         return max(
             (
-                (self._work.waiting_s(key) + self._work.out_s(key)) / max(1, self._work.holders.get(key, 0))
-                for key, queue in self._work.queues.items()
-                if queue.feeds > 0
+                (self._work.waiting_s(queue.model_key) + self._work.out_s(queue.model_key))
+                / max(1, self._work.holders.get(queue.model_key, 0))
+                for queue in self._feeding
             ),
             default=0.0,
         )
@@ -109,7 +119,7 @@ class Choice:
         feeding = [queue for queue in held if queue.feeds > 0 and self._work.left[queue.model_key] > 0]
         if not feeding:
             return None
-        sources = {queue.model_key for queue in self._work.queues.values() if queue.feeds > 0}
+        sources = {queue.model_key for queue in self._feeding}
         feed_s = self.feed_s()
         found_s, consumers = 0.0, 0
         for key in {candidate, *self._work.holders} - sources:

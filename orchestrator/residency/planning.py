@@ -28,8 +28,6 @@ BULK_TURN_S = 60.0
 """A worker that has held no chunk for so long may be taken from queries for overdue work."""
 STARVED_LOADS = 2.0
 """A worker may leave a model to which work trickles, if it would else idle for so many times its load."""
-PREFETCH_LOADS = 2.0
-"""The next model is announced when the present one's work is down to so many times its load."""
 
 
 def plan(
@@ -114,7 +112,10 @@ class _Planning:
             for queue in self._work.queues.values()
             if queue.suspects and queue.suspect_s >= GRACE_S
         ]
+        if not waiting:
+            return set()
         taken: set[str] = set()
+        present_s = {worker.name: self._present_age_s(worker) for worker in self._workers if not worker.is_unbounded}
         for age_s, key, alone in sorted(waiting, key=lambda each: (-each[0], each[1])):
             able = [
                 worker
@@ -124,7 +125,7 @@ class _Planning:
                 and not worker.is_alone
                 and worker.loading is None
                 and self._work.can_run(worker, self._work.queues[key])
-                and age_s - self._present_age_s(worker) > GRACE_S
+                and age_s - present_s[worker.name] > GRACE_S
             ]
             if not able:
                 continue
@@ -275,18 +276,13 @@ class _Planning:
         return False
 
     def _announce(self, reserved: set[str]) -> None:
-        """Name the next model of workers that are about to be done with the present one."""
+        """Name the next model of workers that have been sent all there is for the present one."""
         announced: set[str] = set()
         for worker in self._workers:
-            present = [*worker.out][-1] if worker.out else None
-            if present is None or worker.is_unbounded or worker.is_alone or worker.name in reserved:
+            if not worker.out or worker.is_unbounded or worker.is_alone or worker.name in reserved:
                 continue
-            queue = self._work.queues.get(present)
-            if queue is not None and (queue.soon or queue.upstream):
-                continue
-            left_s = self._work.waiting_s(present) if queue is not None else 0.0
-            left_s = left_s / max(1, self._work.holders.get(present, 1)) + worker.chunks * self._work.chunk_s(present)
-            if left_s > PREFETCH_LOADS * self._work.costs(present).load_s:
+            queues = [self._work.queues[key] for key in worker.models if key in self._work.queues]
+            if any(self._work.left[queue.model_key] or queue.soon or queue.upstream for queue in queues):
                 continue
             key = self._choice.next(worker, skip=announced)
             if key is not None:

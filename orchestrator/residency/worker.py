@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,16 @@ class Worker:
     online_idle_s: float | None = None
     """How long ago it last served a query, or loaded a model for one; None: never."""
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         return sum(self.out.values())
 
-    @property
+    @cached_property
     def models(self) -> tuple[str, ...]:
         """Models it has, is loading, or has been sent chunks for."""
         return tuple(dict.fromkeys([*self.resident, *([self.loading] if self.loading else []), *self.out]))
 
-    @property
+    @cached_property
     def in_use(self) -> tuple[str, ...]:
         """Models that it cannot evict now."""
         return tuple(dict.fromkeys([*([self.loading] if self.loading else []), *self.out]))
