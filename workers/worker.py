@@ -65,6 +65,7 @@ class Worker:
             engines=self._settings.engines,
             resident=self._residency.resident_keys,
             loading=self._residency.loading_key,
+            residents=self._settings.capacity,
             bulk_slots=self._settings.bulk_slots,
             online_slots=self._settings.online_slots,
             online_running=self._online.running,

@@ -41,9 +41,7 @@ def simulate(
     if gantt is not None:
         title = f"{instances} questions, {experts} experts, k={k}, {gpus} GPUs: {found['makespan_s']:.0f} s"
         gantt.write_text(
-            picture.svg(
-                done.outcome.spans, workers=found["workers"], makespan_s=done.outcome.makespan_s, title=title
-            )
+            picture.svg(done.outcome.spans, workers=found["workers"], makespan_s=done.outcome.makespan_s, title=title)
         )
     if as_json:
         print_json(found)

@@ -97,6 +97,15 @@ class CostsFile(Value):
             decode_tps=model.decode_tps or at.decode_tps / size,
         )
 
+    @property
+    def typical(self) -> Costs:
+        """The reference, for a model about which nothing is known; its memory is not known, either."""
+        return Costs(
+            load_s=self.reference.load_s,
+            prefill_tps=self.reference.prefill_tps,
+            decode_tps=self.reference.decode_tps,
+        )
+
     def alone_tps(self, model: ModelCosts) -> float:
         """Completion tokens a second of one request alone."""
         size = model.parameters_b / self.reference.parameters_b

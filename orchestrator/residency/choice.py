@@ -42,7 +42,7 @@ class Choice:
         if more := self._worth_a_replica(held):
             return more
         if last := [queue for queue in free if self._work.left[queue.model_key] > 0]:
-            return self._largest(worker, last)
+            return max(last, key=self._urgency).model_key
         if more := self._worth_a_replica(held, with_later=True):
             return more
         expected = [queue for queue in free if queue.later > 0]
@@ -81,6 +81,10 @@ class Choice:
             return (self._work.costs(key).devices, self._work.waiting_s(key) + self._work.soon_s(key), key)
 
         return max(queues, key=weight).model_key
+
+    def _urgency(self, queue: Queue) -> tuple[float, str]:
+        """What is needed again later waits for those that are needed less."""
+        return (self._work.waiting_s(queue.model_key) - self._work.later_s(queue.model_key), queue.model_key)
 
     def _may_come_first(self, queue: Queue) -> bool:
         if queue.later == 0:

@@ -11,7 +11,7 @@ TYPICAL_COMPLETION = 400
 class Costs:
     """Costs of one model on one worker. The defaults are those of an 8B model on a GPU with 48 GB."""
 
-    load_s: float = 34.0
+    load_s: float = 34.2
     memory_bytes: int = 0
     """Weights, and the keys and values that its speed needs; 0: unknown, and taken to fit anywhere."""
     devices: int = 1

@@ -87,10 +87,8 @@ class Backlog:
             self.open -= len(batch.ids)
 
     def queues(self, now_s: float) -> list[Queue]:
-        """The planner's view. Of instances that are not annotated yet it expects k recruits, any as likely as another."""
-        return [
-            queue for place in range(len(self.waiting)) if (queue := self._queue(place, now_s)) is not None
-        ]
+        """The planner's view. Instances not yet annotated will recruit as those before them did."""
+        return [queue for place in range(len(self.waiting)) if (queue := self._queue(place, now_s)) is not None]
 
     def _queue(self, place: int, now_s: float) -> Queue | None:
         work, waiting = self._workload, self.waiting[place]

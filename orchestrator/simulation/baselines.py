@@ -26,9 +26,7 @@ def first_come(workload: Workload, costs: CostsFile, *, workers: int) -> Outcome
     A worker that has run dry takes the model of the oldest unit, and of that model as much as its window holds.
     """
 
-    def policy(
-        queues: Sequence[residency.Queue], workers: Sequence[residency.Worker]
-    ) -> Sequence[residency.Action]:
+    def policy(queues: Sequence[residency.Queue], workers: Sequence[residency.Worker]) -> Sequence[residency.Action]:
         waiting = sorted((queue for queue in queues if queue.units), key=lambda each: (-each.oldest_s, each.model_key))
         left = {queue.model_key: queue.units for queue in waiting}
         sends: list[residency.Action] = []

@@ -152,9 +152,7 @@ def planned(workload: Workload, costs: CostsFile, *, workers: int) -> Outcome:
     """With Muster's own plan: the function that the dispatcher calls."""
     models = {model.key: model.costs for model in workload.models}
 
-    def policy(
-        queues: Sequence[residency.Queue], workers: Sequence[residency.Worker]
-    ) -> Sequence[residency.Action]:
+    def policy(queues: Sequence[residency.Queue], workers: Sequence[residency.Worker]) -> Sequence[residency.Action]:
         return residency.plan(queues, workers, chunk_units=costs.dispatch.chunk_units, models=models)
 
     return Simulation(workload, costs, workers=workers).run(policy)
