@@ -115,7 +115,7 @@ class _Planning:
         if not waiting:
             return set()
         taken: set[str] = set()
-        present_s = {worker.name: self._present_age_s(worker) for worker in self._workers if not worker.is_unbounded}
+        present = {worker.name: self._present(worker) for worker in self._workers if not worker.is_unbounded}
         for age_s, key, alone in sorted(waiting, key=lambda each: (-each[0], each[1])):
             able = [
                 worker
@@ -125,12 +125,15 @@ class _Planning:
                 and not worker.is_alone
                 and worker.loading is None
                 and self._work.can_run(worker, self._work.queues[key])
-                and age_s - present_s[worker.name] > GRACE_S
+                and (
+                    age_s - present[worker.name][1] > GRACE_S
+                    or (not alone and not worker.chunks and present[worker.name][0] == key)
+                )
             ]
             if not able:
                 continue
             worker = min(able, key=lambda each: (key not in each.resident, each.chunks, each.name))
-            if self._is_held_online(worker) and worker.idle_s < BULK_TURN_S:
+            if self._is_held_online(worker) and not self._has_work(worker) and worker.idle_s < BULK_TURN_S:
                 continue
             taken.add(worker.name)
             if worker.chunks:
@@ -141,12 +144,14 @@ class _Planning:
                 self._take(worker, key, worker.window)
         return taken
 
-    def _present_age_s(self, worker: Worker) -> float:
-        """Age of the oldest unit that the worker would go on with; negative infinity: it would with none."""
+    def _present(self, worker: Worker) -> tuple[str | None, float]:
+        """The model with the oldest unit that the worker would go on with, and that one's age; else the next model."""
         keys = [key for key in worker.models if self._work.left.get(key, 0) > 0]
-        if not keys and (next_key := self._choice.next(worker)) is not None:
-            keys = [next_key]
-        return max((self._work.queues[key].oldest_s for key in keys), default=float("-inf"))
+        if not keys and (following := self._choice.next(worker)) is not None:
+            keys = [following]
+        ages = [(self._work.queues[key].oldest_s, key) for key in keys]
+        age_s, key = max(ages) if ages else (float("-inf"), None)
+        return key, age_s
 
     def _fill_unbounded(self, worker: Worker) -> None:
         """Spread the window over the models, so that a slow one does not hold up the others."""
