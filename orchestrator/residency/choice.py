@@ -6,9 +6,6 @@ from orchestrator.residency.queue import Queue
 from orchestrator.residency.work import Work
 from orchestrator.residency.worker import Worker
 
-FED = 0.8
-"""Workers that live on what an earlier stage brings should be busy for this share of the time it takes."""
-
 
 class Choice:
     """Weighs models against each other, by the work that is left."""
@@ -118,7 +115,7 @@ class Choice:
     def _feeder(self, candidate: str, held: Sequence[Queue]) -> str | None:
         """An earlier stage's model, if `candidate` and the likes of it would mostly wait for its answers.
 
-        By the time the feeding models end, their consumers should find so much work that they are busy for `FED`.
+        Until the feeding models end, their consumers should find enough work to be busy.
         """
         feeding = [queue for queue in held if queue.feeds > 0 and self._work.left[queue.model_key] > 0]
         if not feeding:
@@ -132,6 +129,6 @@ class Choice:
                 work_s = self._work.waiting_s(key) + self._work.soon_s(key) + self._work.out_s(key)
                 found_s += min(work_s, holders * feed_s)
                 consumers += holders
-        if found_s >= FED * consumers * feed_s:
+        if found_s >= consumers * feed_s:
             return None
         return self._worth_a_replica(feeding, with_later=True)

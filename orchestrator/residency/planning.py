@@ -26,8 +26,6 @@ GRACE_S = 1800.0
 """Work for a resident model goes before older work for another, up to this difference in age."""
 BULK_TURN_S = 60.0
 """A worker that has held no chunk for so long may be taken from queries for overdue work."""
-STARVED_LOADS = 2.0
-"""A worker may leave a model to which work trickles, if it would else idle for so many times its load."""
 
 
 def plan(
@@ -214,7 +212,7 @@ class _Planning:
             return False
         work_s = sum(self._work.waiting_s(key) + self._work.soon_s(key) for key in coming)
         load_s = max(self._work.costs(key).load_s for key in coming)
-        if self._choice.feed_s() - work_s <= STARVED_LOADS * load_s:
+        if self._choice.feed_s() - work_s <= load_s:
             return False
         key = self._choice.next(worker)
         return key is not None and self._work.waiting_s(key) > load_s

@@ -60,8 +60,6 @@ class Backlog:
         self._unfused = workload.instances
         self.open = workload.instances
         """Instances that are not done."""
-        self._recruited = np.ones(workload.experts)
-        """So often each expert was recruited, and once more."""
         self._put(workload.annotator, ANNOTATE, np.arange(workload.instances), 0.0)
         self._known: dict[int, tuple[tuple[float, ...], Queue]] = {}
 
@@ -76,7 +74,6 @@ class Backlog:
             chosen, starts = np.unique(recruits[order], return_index=True)
             for model, ids in zip(chosen.tolist(), np.split(owners[order], starts[1:]), strict=True):
                 self._put(model, GENERATE, ids, now_s)
-                self._recruited[model] += len(ids)
         elif batch.stage == GENERATE:
             self._missing[batch.ids] -= 1
             complete = batch.ids[self._missing[batch.ids] == 0]
@@ -87,14 +84,12 @@ class Backlog:
             self.open -= len(batch.ids)
 
     def queues(self, now_s: float) -> list[Queue]:
-        """The planner's view. Instances not yet annotated will recruit as those before them did."""
+        """The planner's view. Like the dispatcher it takes any expert to be recruited as often as another."""
         return [queue for place in range(len(self.waiting)) if (queue := self._queue(place, now_s)) is not None]
 
     def _queue(self, place: int, now_s: float) -> Queue | None:
         work, waiting = self._workload, self.waiting[place]
-        soon = 0.0
-        if place < work.experts and self._unannotated:
-            soon = self._unannotated * work.k * float(self._recruited[place] / self._recruited.sum())
+        soon = self._unannotated * work.k / work.experts if place < work.experts else 0.0
         later = self._unfused if place == work.aggregator else 0
         if not waiting.units and not soon and not later:
             return None

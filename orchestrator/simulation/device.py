@@ -34,7 +34,7 @@ class Running:
 
 
 class Device:
-    """One worker. Chunks take their turn; a chunk's last answers come while the next one is computed."""
+    """One worker. Chunks share its time in the order they came; none ends before its answers could alone."""
 
     def __init__(self, number: int, *, memory_bytes: int, devices: int, window: int) -> None:
         self.number = number
@@ -108,7 +108,8 @@ class Device:
             at_s += spent_s
         self.work_s += at_s - begin_s
         self._free_s = at_s
-        end_s = max(at_s, begin_s + max(model.alone_s[batch.stage] for batch in batches))
+        # Both chunks of a window are in the engine: each answer needs its time from when it was let in.
+        end_s = max(at_s, max(now_s, ready_s) + max(model.alone_s[batch.stage] for batch in batches))
         self._dry_s = max(self._dry_s, end_s)
         self._out[model.key] = self._out.pop(model.key, 0) + 1
         self._resident[model.key] = self._resident.pop(model.key)
