@@ -10,9 +10,9 @@ It is given the problem in steps of a third of the reference's load:
 - precedence holds in the sum, not question by question: no more units of an expert are done than questions annotated,
   no more fused than any expert, or all together, have left to answer.
 
-The last two make its schedules shorter than any that is really possible; the rounding up to whole steps makes them longer,
-by at most one step at the end and some of a step at each switch. What it proves is proven for this model alone; the bound
-of `muster simulate`, printed beside it, holds for every schedule.
+The last two make its schedules shorter than any that is really possible; the rounding up to whole steps makes them
+longer, by at most one step at the end and some of a step at each switch. What it proves is proven for this model
+alone; the bound of `muster simulate`, printed beside it, holds for every schedule.
 """
 
 import argparse

@@ -120,11 +120,11 @@ def _spread(shares: NDArray[np.float64], experts: int, k: int) -> NDArray[np.flo
     """The probability that each rank is among k recruits: the shares' cumulated curve, read at so many ranks."""
     known = np.concatenate([[0.0], np.cumsum(shares / shares.sum())])
     at = np.interp(np.linspace(0, 1, experts + 1), np.linspace(0, 1, len(known)), known)
-    wanted = np.diff(at) * k
+    wanted = np.diff(at) * k + 1e-9  # whoever is never used may still have to fill up the k
     # Nobody is recruited twice for one question: what is above 1 goes to the others, in proportion.
-    while (over := wanted > 1.0).any() and not np.isclose(wanted.sum(), wanted[over].sum()):
+    while (over := wanted > 1.0 + 1e-6).any():
         surplus = (wanted[over] - 1.0).sum()
-        rest = ~over & (wanted < 1.0)
+        rest = wanted < 1.0
         wanted[over] = 1.0
         wanted[rest] *= 1.0 + surplus / wanted[rest].sum()
     return np.minimum(wanted, 1.0)
