@@ -42,7 +42,7 @@ class Choice:
             return max(last, key=self._urgency).model_key
         if more := self._worth_a_replica(held, with_later=True):
             return more
-        expected = [queue for queue in free if queue.later > 0]
+        expected = [queue for queue in free if queue.later > 0 and self._work.is_going_on]
         return self._largest(worker, expected) if expected else None
 
     def _able(self, worker: Worker) -> list[Queue]:
@@ -68,14 +68,19 @@ class Choice:
         )
 
     def _has_work(self, queue: Queue) -> bool:
-        return self._work.left[queue.model_key] > 0 or queue.soon > 0
+        """Units wait; or some are expected, which is of use only while somebody works."""
+        return self._work.left[queue.model_key] > 0 or (queue.soon > 0 and self._work.is_going_on)
 
     def _largest(self, worker: Worker, queues: Sequence[Queue]) -> str:
-        """Most work; in a group of devices, what needs most of them comes first, since nobody else can run it."""
+        """Most work, but first what others wait for.
 
-        def weight(queue: Queue) -> tuple[int, float, str]:
+        In a group of devices, what needs most of them comes before all else, since nobody else can run it.
+        """
+
+        def weight(queue: Queue) -> tuple[int, bool, float, str]:
             key = queue.model_key
-            return (self._work.costs(key).devices, self._work.waiting_s(key) + self._work.soon_s(key), key)
+            work_s = self._work.waiting_s(key) + self._work.soon_s(key)
+            return (self._work.costs(key).devices, queue.feeds > 0 and self._work.left[key] > 0, work_s, key)
 
         return max(queues, key=weight).model_key
 

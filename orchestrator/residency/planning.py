@@ -48,7 +48,6 @@ class _Planning:
         self._workers = [worker for worker in workers if not worker.is_draining]
         self._work = Work(queues, self._workers, models, chunk_units)
         self._choice = Choice(self._work, self._workers)
-        self._busy = sum(bool(worker.chunks or worker.loading) for worker in self._workers)
         self._actions: list[Action] = []
 
     def actions(self) -> list[Action]:
@@ -173,15 +172,12 @@ class _Planning:
     def _fill(self, worker: Worker) -> None:
         """Top up the window with the models in hand; take another when they have, and will have, no more."""
         free = worker.window - worker.chunks
-        in_hand = [*reversed(worker.out), *([worker.loading] if worker.loading else [])]
-        others = [key for key in worker.resident if key not in in_hand]
-        others.sort(key=lambda key: (self._work.left.get(key, 0), key), reverse=True)
         used = set(worker.in_use)
         if self._is_starved(worker):
             if not used:
                 self._switch(worker)
             return
-        for key in [*in_hand, *(others if not worker.in_use or worker.residents != 1 else [])]:
+        for key in self._in_hand(worker):
             if free > 0 and (sent := self._send(worker, key, free)):
                 free -= sent
                 used.add(key)
@@ -200,10 +196,24 @@ class _Planning:
         if (key := self._choice.next(worker)) is None:
             able = [key for key, queue in self._work.queues.items() if self._work.can_run(worker, queue)]
             self._send_suspect(worker, [key for key in able if not self._work.holders.get(key)])
-        elif not self._take(worker, key, worker.window) and self._busy:
+        elif not self._take(worker, key, worker.window):
             # Nothing waits for it yet: others' answers will bring it work.
             self._work.hold(key)
             self._actions.append(Load(worker=worker.name, model_key=key))
+
+    def _in_hand(self, worker: Worker) -> list[str]:
+        """Models whose chunks may go to the worker now, the present one first, then that with most units.
+
+        Unless one of the others has units that are overdue.
+        """
+        keys = [*reversed(worker.out), *([worker.loading] if worker.loading else [])]
+        if not keys or worker.residents != 1:
+            others = [key for key in worker.resident if key not in keys]
+            keys += sorted(others, key=lambda key: (self._work.left.get(key, 0), key), reverse=True)
+        ages = {key: self._work.queues[key].oldest_s for key in keys if self._work.left.get(key, 0) > 0}
+        if ages and max(ages.values()) - next(iter(ages.values())) > GRACE_S:
+            keys = sorted(ages, key=lambda key: (-ages[key], key))
+        return keys
 
     def _is_starved(self, worker: Worker) -> bool:
         """Its models get so little work, for so long, that it pays to load another now and these again later."""
@@ -234,7 +244,7 @@ class _Planning:
         if any(queue.upstream for queue in queues) and worker.idle_s < HOLD_S:
             return True
         coming = [queue.model_key for queue in queues if queue.soon > 0]
-        if not coming or not self._busy:
+        if not coming or not self._work.is_going_on:
             return False
         load_s = max(self._work.costs(key).load_s for key in coming)
         idle_s = self._choice.feed_s() - sum(self._work.soon_s(key) for key in coming)

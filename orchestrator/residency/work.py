@@ -23,6 +23,8 @@ class Work:
         self.suspects = {queue.model_key: queue.suspects for queue in queues}
         self.holders: dict[str, int] = {}
         """Workers that have a model, are loading it, or were sent chunks of it."""
+        self.is_going_on = any(worker.chunks or worker.loading for worker in workers)
+        """Somebody works, or will: answers are to be expected."""
         self._models = models
         self.chunk_units = chunk_units
         self._unit_s = {queue.model_key: _unit_s(queue, self.costs(queue.model_key)) for queue in queues}
@@ -97,6 +99,7 @@ class Work:
         count = max(0, min(chunks, -(-self.left[key] // units)))
         taken = min(self.left[key], count * units)
         self.left[key] -= taken
+        self.is_going_on = self.is_going_on or count > 0
         self._out_s[key] = self.out_s(key) + taken * self._unit_s[key]
         return count
 

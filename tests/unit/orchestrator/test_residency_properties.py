@@ -119,6 +119,17 @@ def test_the_same_values_in_are_the_same_actions_out(
 
 
 @given(st.data(), MODELS, QUEUES)
+def test_nobody_idles_for_nothing(data: st.DataObject, models: dict[str, Costs], queues: list[Queue]) -> None:
+    """With no chunk out, no query about and nothing upstream, whatever waits and can be run is begun with."""
+    quiet = [replace(queue, upstream=0, demand_s=None) for queue in queues]
+    idle = [replace(worker, out={}, online_idle_s=None) for worker in data.draw(workers(models, 4))]
+    actions = residency.plan(quiet, idle, chunk_units=CHUNK, models=models)
+    waits = [queue for queue in quiet if queue.units or queue.suspects]
+    if any(can_run(worker, queue.model_key, models) for worker in idle for queue in waits):
+        assert any(isinstance(action, Send) for action in actions)
+
+
+@given(st.data(), MODELS, QUEUES)
 def test_one_worker_never_goes_on_with_work_that_is_much_younger(
     data: st.DataObject, models: dict[str, Costs], queues: list[Queue]
 ) -> None:

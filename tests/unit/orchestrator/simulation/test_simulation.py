@@ -49,6 +49,11 @@ def test_that_is_no_luck_of_one_draw(seed: int) -> None:
     assert simulate(4, seed=seed).report["ratio"] <= 1.05
 
 
+@pytest.mark.parametrize("experts", [3, 4, 5])
+def test_a_few_experts_do_not_make_it_wait(experts: int) -> None:
+    assert simulate(3, experts=experts, usage="posterior").report["ratio"] <= 1.10
+
+
 def test_eight_devices_end_within_a_tenth_of_it() -> None:
     assert simulate(8).report["ratio"] <= 1.10
 
