@@ -250,8 +250,8 @@ class Dispatcher:
         for action in actions:
             match action:
                 case residency.Load():
-                    demand = demands.get(action.model_key)
-                    self._load(action, demand.model if demand else self._backlogs.models[action.model_key])
+                    wanted = {**self._backlogs.models, **{key: demand.model for key, demand in demands.items()}}
+                    self._load(action, wanted[action.model_key])
                 case residency.Send():
                     self._send(action, backlog)
 

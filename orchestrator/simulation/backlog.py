@@ -94,7 +94,7 @@ class Backlog:
         if not waiting.units and not soon and not later:
             return None
         oldest_at = waiting.batches[0].at_s if waiting.batches else now_s
-        facts = (waiting.units, soon, later, oldest_at)
+        facts: tuple[float, ...] = (waiting.units, soon, later, oldest_at)
         known = self._known.get(place)
         if known is not None and known[0] == facts and (now_s - oldest_at) - known[1].oldest_s < 60:
             return known[1]

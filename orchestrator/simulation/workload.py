@@ -139,4 +139,4 @@ def _recruits(inclusion: NDArray[np.float64], instances: int, k: int, draws: np.
         edges = np.cumsum(inclusion[order]) * (k / inclusion.sum())
         points = draws.random((size, 1)) + np.arange(k)
         blocks.append(order[np.minimum(np.searchsorted(edges, points, side="right"), len(order) - 1)])
-    return np.concatenate(blocks).astype(np.int64)
+    return np.asarray(np.concatenate(blocks), np.int64)

@@ -1,5 +1,7 @@
 """The residency plan: values in, actions out."""
 
+from typing import Any
+
 from orchestrator import residency
 from orchestrator.residency import Action, Costs, Load, Prefetch, Queue, Send, Worker
 
@@ -159,7 +161,7 @@ def test_overdue_units_are_served_before_newer_ones_of_the_present_model() -> No
 
 def test_queries_do_not_keep_a_worker_from_overdue_work_for_ever() -> None:
     old = queue("b", 1, oldest_s=residency.GRACE_S + 1.0)
-    held = {"resident": ("a",), "online_idle_s": 0.0}
+    held: dict[str, Any] = {"resident": ("a",), "online_idle_s": 0.0}
     assert plan([old], [worker(idle_s=residency.BULK_TURN_S - 1, **held)]) == []
     assert plan([old], [worker(idle_s=residency.BULK_TURN_S, **held)]) == [Send(worker="w", model_key="b")]
 
