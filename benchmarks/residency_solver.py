@@ -1,8 +1,10 @@
 """The residency plan beside OR-tools' CP-SAT on the same work: 16 experts, 2,100 questions, k=3, 8 GPUs.
 
-    .venv/bin/python -m benchmarks.residency_solver [--gpus 8] [--limit-s 150] [--workers 2]
+    uv venv -q --python 3.11 .muster/solver
+    uv pip install -q --python .muster/solver --require-hashes -r locks/benchmarks.lock
+    .muster/solver/bin/python -m benchmarks.residency_solver [--gpus 8] [--limit-s 150] [--workers 2]
 
-Needs `ortools` (in the tests' lock). The solver knows everything beforehand: who is recruited for what, and all costs.
+An environment of its own: OR-tools needs an older protobuf than the engine does. The solver knows everything beforehand: who is recruited for what, and all costs.
 It is given the problem in steps of a third of the reference's load:
 
 - in each step a device loads one model or computes with one; devices are alike, so that only their number counts;

@@ -172,6 +172,8 @@ class _Planning:
     def _fill(self, worker: Worker) -> None:
         """Top up the window with the models in hand; take another when they have, and will have, no more."""
         free = worker.window - worker.chunks
+        if free <= 0:
+            return
         used = set(worker.in_use)
         if self._is_starved(worker):
             if not used:
@@ -230,7 +232,7 @@ class _Planning:
     def _pack(self, worker: Worker, used: set[str], free: int) -> None:
         """Load one more model beside those in use, where memory allows."""
         kept = [key for key in worker.models if key in used or self._work.left.get(key, 0) > 0]
-        if (key := self._choice.next(worker, kept=kept)) is not None:
+        if self._work.has_room(worker, kept) and (key := self._choice.next(worker, kept=kept)) is not None:
             self._take(worker, key, free)
 
     def _is_held_online(self, worker: Worker) -> bool:

@@ -25,6 +25,7 @@ class Work:
         """Workers that have a model, are loading it, or were sent chunks of it."""
         self.is_going_on = any(worker.chunks or worker.loading for worker in workers)
         """Somebody works, or will: answers are to be expected."""
+        self._smallest: str | None = None
         self._models = models
         self.chunk_units = chunk_units
         self._unit_s = {queue.model_key: _unit_s(queue, self.costs(queue.model_key)) for queue in queues}
@@ -59,6 +60,13 @@ class Work:
             return worker.residents is not None and worker.residents > 1
         used = sum(self.costs(other).memory_bytes for other in kept)
         return used + self.costs(key).memory_bytes <= worker.memory_bytes
+
+    def has_room(self, worker: Worker, kept: Sequence[str]) -> bool:
+        """Whether any model at all would fit beside those that are kept."""
+        if self._smallest is None:
+            sizes = ((self.costs(key).memory_bytes, key) for key in self.queues)
+            self._smallest = min(sizes, default=(0, ""))[1]
+        return self.fits_beside(worker, self._smallest, kept=kept)
 
     def waiting_s(self, key: str) -> float:
         return self.left[key] * self._unit_s[key]
