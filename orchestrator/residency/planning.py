@@ -198,7 +198,7 @@ class _Planning:
         if (key := self._choice.next(worker)) is None:
             able = [key for key, queue in self._work.queues.items() if self._work.can_run(worker, queue)]
             self._send_suspect(worker, [key for key in able if not self._work.holders.get(key)])
-        elif not self._take(worker, key, worker.window):
+        elif not self._take(worker, key, worker.window) and not self._is_expecting(worker):
             # Nothing waits for it yet: others' answers will bring it work.
             self._work.hold(key)
             self._actions.append(Load(worker=worker.name, model_key=key))
@@ -251,6 +251,11 @@ class _Planning:
         load_s = max(self._work.costs(key).load_s for key in coming)
         idle_s = self._choice.feed_s() - sum(self._work.soon_s(key) for key in coming)
         return idle_s <= load_s and worker.idle_s < load_s
+
+    def _is_expecting(self, worker: Worker) -> bool:
+        """Its own models will be needed as well: there is nothing to be gained by another."""
+        queues = [self._work.queues[key] for key in worker.resident if key in self._work.queues]
+        return any(queue.soon or queue.later for queue in queues)
 
     def _take(self, worker: Worker, key: str, chunks: int) -> int:
         """Send chunks of a model that the worker has yet to load."""

@@ -104,6 +104,12 @@ def test_an_idle_worker_loads_what_others_answers_will_bring_work_for() -> None:
     assert plan(queues, [annotating, worker("w")]) == [Load(worker="w", model_key="c")]
 
 
+def test_it_does_not_load_one_model_after_another_while_it_waits() -> None:
+    annotating = worker("v", resident=("a",), out={"a": 2})
+    queues = [queue("a", 64, feeds=192.0), queue("b", soon=90.0), queue("c", soon=100.0)]
+    assert plan(queues, [annotating, worker(resident=("b",), idle_s=1000.0)]) == []
+
+
 def test_one_more_annotator_comes_before_an_expert_that_it_would_starve() -> None:
     annotating = worker("v", resident=("a",), out={"a": 2})
     queues = [queue("a", 2000, feeds=6000.0), queue("b", soon=90.0), queue("c", soon=100.0)]
