@@ -6,7 +6,9 @@
 from orchestrator.residency.actions import Action, Load, Prefetch, Send
 from orchestrator.residency.costs import UNKNOWN, Costs
 from orchestrator.residency.loads import fewest_loads
-from orchestrator.residency.planning import BULK_TURN_S, DEMAND_STAY_S, GRACE_S, HOLD_S, plan
+from orchestrator.residency.online import DEMAND_STAY_S
+from orchestrator.residency.overdue import BULK_TURN_S, GRACE_S
+from orchestrator.residency.planning import HOLD_S, plan
 from orchestrator.residency.queue import Queue, waited_for
 from orchestrator.residency.worker import Worker
 

@@ -2,15 +2,12 @@
 
 A worker stays with the model it has while there is work for it, or while instances further up are about to make
 some; then it takes the model that `choice.py` finds worth a load. So a model is loaded once for all that waits.
-
-Nobody starves. Among bulk units, those of a model that no worker serves are overdue as soon as they are older by
-`GRACE_S` than what a worker would go on with: that worker lets its window run dry and takes them. So nothing that
-came more than `GRACE_S` after a unit goes before it, but for what was out already. A model that queries hold gives way
-once in `BULK_TURN_S` for a window of overdue units.
+Queries come before all that (`online.py`), and nobody starves (`overdue.py`).
 """
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.residency import online, overdue
 from orchestrator.residency.actions import Action, Load, Prefetch, Send
 from orchestrator.residency.choice import Choice
 from orchestrator.residency.costs import Costs
@@ -20,12 +17,6 @@ from orchestrator.residency.worker import Worker
 
 HOLD_S = 30.0
 """An idle worker waits so long for upstream work that may need its model. A bound only: staging takes seconds."""
-DEMAND_STAY_S = 10.0
-"""A model loaded for queries stays so long after the last of them, although bulk work waits for another."""
-GRACE_S = 1800.0
-"""Work for a resident model goes before older work for another, up to this difference in age."""
-BULK_TURN_S = 60.0
-"""A worker that has held no chunk for so long may be taken from queries for overdue work."""
 
 
 def plan(
@@ -65,90 +56,22 @@ class _Planning:
         return self._actions
 
     def _meet_demand(self) -> set[str]:
-        """Find a worker for each model that queries wait for; a busy one gets no more bulk until it has loaded it."""
-        reserved: set[str] = set()
-        wanted = [queue for queue in self._work.queues.values() if queue.demand_s is not None]
-        for queue in sorted(wanted, key=lambda each: -(each.demand_s or 0.0)):
-            key = queue.model_key
-            if any(key in (*each.resident, each.loading) for each in self._workers):
-                continue
-            able = [
-                each
-                for each in self._workers
-                if self._work.can_run(each, queue) and each.name not in reserved and each.loading is None
-            ]
-            if not able:
-                continue
-            worker = min(able, key=lambda each: (not each.is_unbounded, *self._disturbance_s(each, key), each.name))
-            reserved.add(worker.name)
-            if worker.is_unbounded or not worker.chunks or self._fits_beside(worker, key):
-                self._actions.append(Load(worker=worker.name, model_key=key))
-        return reserved
-
-    def _disturbance_s(self, worker: Worker, key: str) -> tuple[float, float]:
-        """How long queries would wait for the worker, and the load that bringing back its present model costs."""
-        if self._fits_beside(worker, key):
-            return (0.0, 0.0)
-        wait_s = sum(chunks * self._work.chunk_s(model) for model, chunks in worker.out.items())
-        again_s = sum(self._work.costs(model).load_s for model in worker.models if self._work.left.get(model, 0) > 0)
-        return (wait_s, again_s)
-
-    def _fits_beside(self, worker: Worker, key: str) -> bool:
-        return bool(worker.models) and self._work.fits_beside(worker, key, kept=worker.models)
+        """Loads for queries. Returns the workers that have no time for anything else."""
+        found = online.loads(self._work, self._workers)
+        self._actions += [load for _, load in found if load is not None]
+        return {worker.name for worker, _ in found}
 
     def _serve_overdue(self, reserved: set[str]) -> set[str]:
-        """Give each overdue model a worker, the oldest first; a busy one gets nothing else until it is free."""
-        served = {key for worker in self._workers for key in worker.in_use}
-        waiting = [
-            (queue.oldest_s, queue.model_key, False)
-            for queue in self._work.queues.values()
-            if queue.units and queue.oldest_s >= GRACE_S and queue.model_key not in served
-        ]
-        waiting += [
-            (queue.suspect_s, queue.model_key, True)
-            for queue in self._work.queues.values()
-            if queue.suspects and queue.suspect_s >= GRACE_S
-        ]
-        if not waiting:
-            return set()
-        taken: set[str] = set()
-        present = {worker.name: self._present(worker) for worker in self._workers if not worker.is_unbounded}
-        for age_s, key, alone in sorted(waiting, key=lambda each: (-each[0], each[1])):
-            able = [
-                worker
-                for worker in self._workers
-                if worker.name not in reserved | taken
-                and not worker.is_unbounded
-                and not worker.is_alone
-                and worker.loading is None
-                and self._work.can_run(worker, self._work.queues[key])
-                and (
-                    age_s - present[worker.name][1] > GRACE_S
-                    or (not alone and not worker.chunks and present[worker.name][0] == key)
-                )
-            ]
-            if not able:
+        """Overdue units, where a worker has run dry. Returns the workers that get nothing else."""
+        found = overdue.turns(self._work, self._choice, self._workers, reserved=reserved)
+        for turn in found:
+            if turn.worker.chunks:
                 continue
-            worker = min(able, key=lambda each: (key not in each.resident, each.chunks, each.name))
-            if self._is_held_online(worker) and not self._has_work(worker) and worker.idle_s < BULK_TURN_S:
-                continue
-            taken.add(worker.name)
-            if worker.chunks:
-                continue
-            if alone:
-                self._send_suspect(worker, [key])
+            if turn.alone:
+                self._send_suspect(turn.worker, [turn.model_key])
             else:
-                self._take(worker, key, worker.window)
-        return taken
-
-    def _present(self, worker: Worker) -> tuple[str | None, float]:
-        """The model with the oldest unit that the worker would go on with, and that one's age; else the next model."""
-        keys = [key for key in worker.models if self._work.left.get(key, 0) > 0]
-        if not keys and (following := self._choice.next(worker)) is not None:
-            keys = [following]
-        ages = [(self._work.queues[key].oldest_s, key) for key in keys]
-        age_s, key = max(ages) if ages else (float("-inf"), None)
-        return key, age_s
+                self._take(turn.worker, turn.model_key, turn.worker.window)
+        return {turn.worker.name for turn in found}
 
     def _fill_unbounded(self, worker: Worker) -> None:
         """Spread the window over the models, so that a slow one does not hold up the others."""
@@ -193,7 +116,7 @@ class _Planning:
 
     def _switch(self, worker: Worker) -> None:
         """Take the next model, unless there is a reason to wait for more work for the present one."""
-        if self._is_held_online(worker) or self._is_held_upstream(worker):
+        if online.is_held(worker) or self._is_held_upstream(worker):
             return
         if (key := self._choice.next(worker)) is None:
             able = [key for key, queue in self._work.queues.items() if self._work.can_run(worker, queue)]
@@ -213,7 +136,7 @@ class _Planning:
             others = [key for key in worker.resident if key not in keys]
             keys += sorted(others, key=lambda key: (self._work.left.get(key, 0), key), reverse=True)
         ages = {key: self._work.queues[key].oldest_s for key in keys if self._work.left.get(key, 0) > 0}
-        if ages and max(ages.values()) - next(iter(ages.values())) > GRACE_S:
+        if ages and max(ages.values()) - next(iter(ages.values())) > overdue.GRACE_S:
             keys = sorted(ages, key=lambda key: (-ages[key], key))
         return keys
 
@@ -234,9 +157,6 @@ class _Planning:
         kept = [key for key in worker.models if key in used or self._work.left.get(key, 0) > 0]
         if self._work.has_room(worker, kept) and (key := self._choice.next(worker, kept=kept)) is not None:
             self._take(worker, key, free)
-
-    def _is_held_online(self, worker: Worker) -> bool:
-        return bool(worker.resident) and worker.online_idle_s is not None and worker.online_idle_s < DEMAND_STAY_S
 
     def _is_held_upstream(self, worker: Worker) -> bool:
         """Work is about to come without any engine's help; or with others' answers, so much that to wait for it costs
