@@ -7,8 +7,8 @@
 An environment of its own: OR-tools needs an older protobuf than the engine does.
 
 The solver knows everything beforehand: who is recruited for what, and all costs; and it is spared precedence: it only
-says how much of each model's work each device does, and hence which models it loads. Every real schedule solves this, so
-that its makespan is the shorter one, and what it proves is proven for all schedules.
+says how much of each model's work each device does, and hence which models it loads. Every real schedule solves this,
+so that its makespan is the shorter one, and what it proves is proven for all schedules.
 """
 
 import argparse
