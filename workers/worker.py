@@ -78,6 +78,7 @@ class Worker:
             asleep=self._residency.asleep_keys,
             busy_s=round(self._meter.busy_s(), 6),
             loading=self._residency.loading_key,
+            residents=self._settings.capacity,
             bulk_slots=self._settings.bulk_slots,
             online_slots=self._settings.online_slots,
             online_running=self._online.running,

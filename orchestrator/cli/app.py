@@ -9,6 +9,7 @@ from orchestrator.cli import bench, experts
 from orchestrator.cli.ask import ask
 from orchestrator.cli.output import AsJson, console, print_json, table
 from orchestrator.cli.replay import replay
+from orchestrator.cli.simulate import simulate
 from orchestrator.settings import Settings
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app.add_typer(experts.app, name="experts")
 app.add_typer(bench.app, name="bench")
 app.command()(ask)
 app.command()(replay)
+app.command()(simulate)
 
 DataDir = Annotated[Path | None, typer.Option(help="Database, logs, converted weights.", show_default=".muster")]
 ExpertsFile = Annotated[Path | None, typer.Option("--experts", help="The pool.", show_default="experts.toml")]

@@ -20,7 +20,8 @@ _WAITING = sa.text(
         count(*) FILTER (WHERE losses < :suspect) AS units,
         count(*) FILTER (WHERE losses >= :suspect) AS suspects,
         coalesce(sum(tokens) FILTER (WHERE losses < :suspect), 0) AS tokens,
-        extract(epoch FROM now() - min(created_at))::float AS oldest_s
+        extract(epoch FROM now() - min(created_at) FILTER (WHERE losses < :suspect))::float AS oldest_s,
+        extract(epoch FROM now() - min(created_at) FILTER (WHERE losses >= :suspect))::float AS suspect_s
     FROM unit WHERE state = 'pending' GROUP BY model_key, run_id
     """
 )
@@ -36,6 +37,14 @@ _OUT = sa.text(
     FROM chunk WHERE state = 'sent' GROUP BY worker, model_key ORDER BY max(id)
     """
 )
+_SOON: Mapping[str, tuple[Stage, ...]] = {
+    "annotate": ("annotate", "generate"),
+    "recruit": ("generate",),
+    "generate": ("fuse",),
+}
+"""Stage of an instance that is ready -> stages whose models it may need next."""
+ADAPTIVE = "adaptive"
+"""The strategy that may ask one more expert after answers."""
 _PINNED = sa.text("SELECT pinned FROM run WHERE id = :id")
 
 
@@ -70,7 +79,7 @@ class BacklogReader:
     def read(self, session: Session) -> Backlog:
         """What waits now, and what each model will be needed for soon."""
         # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
-        upstream, later = self._expected(session)
+        expected = self._expected(session)
         waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
         units: dict[str, list[Any]] = defaultdict(list)
         runs: dict[str, dict[str, int]] = defaultdict(dict)
@@ -85,11 +94,14 @@ class BacklogReader:
                 units=sum(row.units for row in units[key]),
                 suspects=sum(row.suspects for row in units[key]),
                 tokens=sum(row.tokens for row in units[key]),
-                oldest_s=max((row.oldest_s for row in units[key]), default=0.0),
-                upstream=upstream[key],
-                later=later[key],
+                oldest_s=max((row.oldest_s or 0.0 for row in units[key]), default=0.0),
+                suspect_s=max((row.suspect_s or 0.0 for row in units[key]), default=0.0),
+                upstream=expected[key].upstream,
+                soon=expected[key].soon,
+                feeds=expected[key].feeds,
+                later=expected[key].later,
             )
-            for key in [*{**units, **upstream, **later}]
+            for key in [*{**units, **expected}]
         }
         return Backlog(queues=queues, runs=runs, windows=_windows(session))
 
@@ -103,22 +115,40 @@ class BacklogReader:
                 self._pinned.pop(next(iter(self._pinned)))
         return self._pinned[run_id]
 
-    def _expected(self, session: Session) -> tuple[dict[str, int], dict[str, int]]:
-        """Per model: instances that may need it as soon as the stager has looked at them; those that may later."""
-        upstream: dict[str, int] = defaultdict(int)
-        later: dict[str, int] = defaultdict(int)
+    def _expected(self, session: Session) -> defaultdict[str, "_Expected"]:
+        """Per model: what the stager is about to bring, and what others' answers probably will.
+
+        Any expert of a run is taken to be recruited as often as another.
+        """
+        found: defaultdict[str, _Expected] = defaultdict(_Expected)
         for row in session.execute(_UPSTREAM):
-            stages = self.pinned(session, row.run_id).stages
-            soon: dict[str, tuple[Stage, ...]] = {
-                "annotate": ("annotate", "generate"),
-                "recruit": ("generate",),
-                "generate": ("fuse",),
-            }
-            for key in {key for stage in soon[row.stage] for key in stages.get(stage, ())}:
-                upstream[key] += row.ready
+            pinned = self.pinned(session, row.run_id)
+            stages = pinned.stages
+            for key in {key for stage in _SOON[row.stage] for key in stages.get(stage, ())}:
+                found[key].upstream += row.ready
             for key in stages.get("fuse", ()):
-                later[key] += row.instances
-        return upstream, later
+                found[key].later += row.instances
+            experts, named_by = stages.get("generate", ()), stages.get("annotate", ())
+            if row.stage == "annotate" and named_by:
+                recruits = row.instances * (pinned.k or 1)
+                for key in experts:
+                    found[key].soon += recruits / len(experts)
+                for key in named_by:
+                    found[key].feeds += recruits / len(named_by)
+            if row.stage == "generate" and pinned.strategy == ADAPTIVE:
+                for key in experts:
+                    found[key].later += row.instances / len(experts)
+        return found
+
+
+@dataclass(kw_only=True)
+class _Expected:
+    """As in `Queue`."""
+
+    upstream: int = 0
+    soon: float = 0.0
+    feeds: float = 0.0
+    later: float = 0.0
 
 
 def _windows(session: Session) -> dict[str, Window]:

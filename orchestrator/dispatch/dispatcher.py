@@ -20,6 +20,7 @@ import structlog
 from orchestrator import broker, residency
 from orchestrator.dispatch import chunks, progress
 from orchestrator.dispatch.backlog import Backlog, BacklogReader, Window
+from orchestrator.dispatch.costs import CostsReader
 from orchestrator.dispatch.demands import Demands
 from orchestrator.runs import cancelling
 from orchestrator.settings import Settings
@@ -88,9 +89,12 @@ class Dispatcher:
         self._settings = settings
         self._position: str | None = None
         self._backlogs = BacklogReader()
+        self._costs = CostsReader()
         self._demands = Demands(client)
         self._workers: dict[str, _Seen] = {}
         self._served: dict[str, int] = defaultdict(int)
+        self._prefetched: dict[str, str] = {}
+        """Worker -> the model it was last told of: the plan names it anew each time."""
         self._late: dict[int, float] = {}
         self._has_news = True
         self._planned_at = 0.0
@@ -134,6 +138,9 @@ class Dispatcher:
                     name=name,
                     engines=seen.state.engines,
                     window=min(self._settings.window_chunks, seen.state.bulk_slots),
+                    devices=seen.state.devices,
+                    memory_bytes=seen.state.memory_bytes or None,
+                    residents=seen.state.residents,
                     resident=seen.state.resident,
                     loading=seen.state.loading or self._demands.loading_at(name),
                     out=window.chunks,
@@ -183,7 +190,7 @@ class Dispatcher:
         if seen is None:
             seen = self._workers[message.state.worker] = _Seen(state=message.state, at_ms=at_ms, busy_at=now)
         seen.state, seen.at_ms = message.state, at_ms
-        if message.chunks or message.ended:
+        if message.chunks or message.ended or message.loads:
             seen.busy_at = now
         if message.state.online_running:
             seen.online_at = now
@@ -235,6 +242,7 @@ class Dispatcher:
         self._has_news = False
         with database.session(self._engine) as session:
             backlog = self._backlogs.read(session)
+            costs = self._costs.read(session, self._backlogs.models)
         demands = self._demands.waiting()
         workers = self.workers(backlog.windows)
         resident = {key for worker in workers for key in worker.resident}
@@ -244,19 +252,22 @@ class Dispatcher:
             queue = queues.get(key, residency.Queue(model_key=key, engine=demand.model.engine))
             waited_s = max(0.0, time.time() - demand.since_s)
             queues[key] = residency.waited_for(queue, demand_s=waited_s)
-        for action in residency.plan(list(queues.values()), workers, chunk_units=self._settings.chunk_units):
+        actions = residency.plan(list(queues.values()), workers, chunk_units=self._settings.chunk_units, models=costs)
+        for action in actions:
             match action:
                 case residency.Load():
-                    self._load(action, demands[action.model_key].model)
+                    wanted = {**self._backlogs.models, **{key: demand.model for key, demand in demands.items()}}
+                    self._load(action, wanted[action.model_key])
                 case residency.Send():
                     self._send(action, backlog)
-                case residency.Prefetch():
+                case residency.Prefetch() if self._prefetched.get(action.worker) != action.model_key:
+                    self._prefetched[action.worker] = action.model_key
                     model = self._backlogs.models.get(action.model_key) or demands[action.model_key].model
                     message = Prefetch(model=model)
                     broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _load(self, action: residency.Load, model: Model) -> None:
-        log.info("loading for queries", model=model.source, worker=action.worker)
+        log.info("loading ahead of work", model=model.source, worker=action.worker)
         self._demands.sent(action.model_key, action.worker)
         broker.send(self._sender, LOAD_TASK, online_queue(action.worker), Load(model=model))
 
@@ -279,7 +290,7 @@ class Dispatcher:
                 run_id=run_id,
                 model_key=action.model_key,
                 worker=action.worker,
-                size=self._settings.chunk_units,
+                size=action.units or self._settings.chunk_units,
                 lease_s=self._settings.lease_s,
                 alone=action.alone,
             )

@@ -9,6 +9,9 @@ import pytest
 import redis
 import sqlalchemy as sa
 
+from orchestrator import residency
+from orchestrator.dispatch.backlog import BacklogReader
+from orchestrator.dispatch.costs import CostsReader
 from orchestrator.pool import pool
 from orchestrator.runs import runs
 from orchestrator.settings import Settings
@@ -275,3 +278,36 @@ def test_a_worker_that_just_worked_is_not_taken_for_idle(driver: Driver, fake: F
     driver.step()
     (worker,) = driver.dispatcher.workers({})
     assert worker.idle_s < 0.5
+
+
+def test_the_plan_is_given_loads_as_measured(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver, 1)
+    model = chunk_for(driver, fake).model
+    with driver.session() as session:
+        assert CostsReader().read(session, {model.key: model})[model.key] == residency.UNKNOWN
+    fake.say(loads=[LoadEvent(model_key=model.key, seconds=3.0), LoadEvent(model_key=model.key, seconds=5.0)])
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM load") == 2, also=fake.say)
+    with driver.session() as session:
+        assert CostsReader().read(session, {model.key: model})[model.key].load_s == 4.0
+
+
+def test_the_plan_foresees_who_is_needed_after_annotation(driver: Driver) -> None:
+    with driver.session() as session:
+        members = seeds.live_pool(session, {"ada": "stub:one", "bea": "stub:two"})
+        runs.submit_benchmark(
+            session,
+            settings=driver.settings,
+            pool=members,
+            name="t",
+            questions=seeds.questions(10),
+            k=1,
+            annotation="llm",
+            fusion="aggregate",
+            aggregator="bea",
+        )
+    with driver.session() as session:
+        expected = BacklogReader().read(session).queues
+    keys = {expert.name: expert.model.key for expert in members.experts.values()}
+    assert {name: expected[key].soon for name, key in keys.items()} == {"ada": 5.0, "bea": 5.0}
+    assert expected[keys["bea"]].later == 10.0
+    assert sum(queue.feeds for queue in expected.values()) == 10.0

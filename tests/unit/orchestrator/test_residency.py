@@ -1,7 +1,9 @@
 """The residency plan: values in, actions out."""
 
+from typing import Any
+
 from orchestrator import residency
-from orchestrator.residency import Load, Queue, Send, Worker
+from orchestrator.residency import Action, Costs, Load, Prefetch, Queue, Send, Worker
 
 CHUNK = 64
 
@@ -14,8 +16,13 @@ def worker(name: str = "w", **more: object) -> Worker:
     return Worker(**{"name": name, "engines": ("vllm", "stub"), "window": 2, **more})  # type: ignore[arg-type]
 
 
-def plan(queues: list[Queue], workers: list[Worker]) -> list[residency.Action]:
-    return residency.plan(queues, workers, chunk_units=CHUNK)
+def everything(queues: list[Queue], workers: list[Worker], **models: Costs) -> list[Action]:
+    return residency.plan(queues, workers, chunk_units=CHUNK, models=models)
+
+
+def plan(queues: list[Queue], workers: list[Worker], **models: Costs) -> list[Action]:
+    """Without hints."""
+    return [action for action in everything(queues, workers, **models) if not isinstance(action, Prefetch)]
 
 
 def test_nothing_waits_and_nothing_happens() -> None:
@@ -65,12 +72,109 @@ def test_two_workers_take_two_models() -> None:
     assert sends == [Send(worker="v", model_key="a", chunks=2), Send(worker="w", model_key="b", chunks=2)]
 
 
-def test_a_model_is_loaded_once_more_only_when_its_queue_is_worth_it() -> None:
+def test_a_model_is_loaded_once_more_only_if_that_takes_over_more_work_than_its_load() -> None:
     holder, idle = worker("v", resident=("a",), out={"a": 2}), worker("w")
-    assert plan([queue("a", CHUNK * residency.REPLICATE_CHUNKS)], [holder, idle]) == []
-    assert plan([queue("a", CHUNK * residency.REPLICATE_CHUNKS + 1)], [holder, idle]) == [
+    costs = Costs(load_s=100.0, prefill_tps=1000.0, decode_tps=1000.0)  # a unit of 1,000 tokens takes a second
+    out_s = CHUNK * 1.0  # half of two chunks
+
+    def waiting(units: float) -> list[Queue]:
+        return [queue("a", round(units), tokens=round(units) * 1000)]
+
+    # Both end after (waiting + out + load) / 2; the newcomer has then worked for that less its load.
+    worth = 4 * costs.load_s - out_s - costs.load_s
+    assert plan(waiting(worth - 1), [holder, idle], a=costs) == []
+    assert [send.worker for send in plan(waiting(worth + 1), [holder, idle], a=costs)] == ["w"]
+
+
+def test_a_cheap_load_is_worth_it_sooner() -> None:
+    holder, idle = worker("v", resident=("a",), out={"a": 2}), worker("w")
+    assert plan([queue("a", 100)], [holder, idle], a=Costs(load_s=60.0)) == []
+    assert plan([queue("a", 100)], [holder, idle], a=Costs(load_s=2.0)) != []
+
+
+def test_the_last_chunks_of_a_model_are_shared_by_its_holders() -> None:
+    holders = [worker(name, resident=("a",), out={"a": 1}) for name in ("u", "v", "w")]
+    sends = plan([queue("a", 96)], holders)
+    assert [(send.worker, send.units) for send in sends if isinstance(send, Send)] == [("u", 16), ("v", 16), ("w", 16)]
+
+
+def test_an_idle_worker_loads_what_others_answers_will_bring_work_for() -> None:
+    annotating = worker("v", resident=("a",), out={"a": 2})
+    queues = [queue("a", 64, feeds=192.0), queue("b", soon=90.0), queue("c", soon=100.0)]
+    assert plan(queues, [annotating, worker("w")]) == [Load(worker="w", model_key="c")]
+
+
+def test_it_does_not_load_one_model_after_another_while_it_waits() -> None:
+    annotating = worker("v", resident=("a",), out={"a": 2})
+    queues = [queue("a", 64, feeds=192.0), queue("b", soon=90.0), queue("c", soon=100.0)]
+    assert plan(queues, [annotating, worker(resident=("b",), idle_s=1000.0)]) == []
+
+
+def test_one_more_annotator_comes_before_an_expert_that_it_would_starve() -> None:
+    annotating = worker("v", resident=("a",), out={"a": 2})
+    queues = [queue("a", 2000, feeds=6000.0), queue("b", soon=90.0), queue("c", soon=100.0)]
+    assert plan(queues, [annotating, worker("w")]) == [Send(worker="w", model_key="a", chunks=2)]
+
+
+def test_it_waits_for_others_answers_while_that_costs_less_than_a_load() -> None:
+    annotating = worker("v", resident=("a",), out={"a": 2})
+    queues = [queue("a", 200, feeds=600.0), queue("b", soon=400.0), queue("c", 100)]
+    assert [each.worker for each in plan(queues, [annotating, worker(resident=("b",))])] == []
+    too_long = worker(resident=("b",), idle_s=Costs().load_s + 1)
+    assert plan(queues, [annotating, too_long]) == [Send(worker="w", model_key="c", chunks=2)]
+
+
+def test_an_aggregator_may_come_early_when_it_has_enough_to_do_until_the_end() -> None:
+    busy = worker("v", resident=("b",), out={"b": 2})
+    assert plan([queue("a", 640, later=500.0), queue("b", 64), queue("c", 32)], [busy, worker()]) == [
         Send(worker="w", model_key="a", chunks=2)
     ]
+
+
+def test_the_next_model_is_announced_while_the_last_chunks_of_the_present_one_run() -> None:
+    last = worker(resident=("a",), out={"a": 1})
+    assert everything([queue("b", 500)], [last]) == [Prefetch(worker="w", model_key="b")]
+    assert everything([queue("a", 1000), queue("b", 500)], [worker(resident=("a",), out={"a": 2})]) == []
+
+
+def test_small_models_share_a_device_where_they_fit() -> None:
+    small = Costs(memory_bytes=4)
+    roomy = worker(resident=("a",), out={"a": 1}, residents=None, memory_bytes=10)
+    assert plan([queue("b", 64)], [roomy], a=small, b=small) == [Send(worker="w", model_key="b")]
+    assert plan([queue("b", 64)], [roomy], a=small, b=Costs(memory_bytes=7)) == []
+
+
+def test_a_model_goes_only_where_there_are_devices_and_memory_for_it() -> None:
+    big = Costs(devices=2, memory_bytes=100)
+    single, group = worker("v", memory_bytes=60), worker("w", devices=2, memory_bytes=120)
+    assert plan([queue("a", 10)], [single], a=big) == []
+    assert plan([queue("a", 10)], [single, group], a=big) == [Send(worker="w", model_key="a")]
+
+
+def test_a_group_of_devices_first_takes_what_only_a_group_can_run() -> None:
+    group = worker(devices=2)
+    assert plan([queue("a", 10), queue("b", 900)], [group], a=Costs(devices=2)) == [Send(worker="w", model_key="a")]
+
+
+def test_overdue_units_are_served_before_newer_ones_of_the_present_model() -> None:
+    old = queue("b", 1, oldest_s=residency.GRACE_S + 11.0)
+    assert plan([queue("a", 900, oldest_s=20.0), old], [worker(resident=("a",))]) == [
+        Send(worker="w", model_key="a", chunks=2)
+    ]
+    assert plan([queue("a", 900, oldest_s=10.0), old], [worker(resident=("a",))]) == [Send(worker="w", model_key="b")]
+    assert plan([queue("a", 900, oldest_s=10.0), old], [worker(resident=("a",), out={"a": 1})]) == []
+
+
+def test_queries_do_not_keep_a_worker_from_overdue_work_for_ever() -> None:
+    old = queue("b", 1, oldest_s=residency.GRACE_S + 1.0)
+    held: dict[str, Any] = {"resident": ("a",), "online_idle_s": 0.0}
+    assert plan([old], [worker(idle_s=residency.BULK_TURN_S - 1, **held)]) == []
+    assert plan([old], [worker(idle_s=residency.BULK_TURN_S, **held)]) == [Send(worker="w", model_key="b")]
+
+
+def test_an_overdue_suspect_gets_its_turn() -> None:
+    queues = [queue("a", 900, oldest_s=1.0), queue("b", suspects=1, suspect_s=residency.GRACE_S + 2.0)]
+    assert plan(queues, [worker(resident=("a",))]) == [Send(worker="w", model_key="b", alone=True)]
 
 
 def test_an_engine_that_a_worker_lacks_is_not_sent_to_it() -> None:
