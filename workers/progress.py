@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable
 from typing import Protocol
@@ -105,7 +104,7 @@ class Reporter:
             ended, self._ended = self._ended, []
         loads, self._loads = self._loads, []
         return Progress(
-            state=self._state().model_copy(update={"at": time.time()}),
+            state=self._state(),
             chunks=(*self._held, *self._ended),
             finished=tuple(finished),
             ended=tuple(ended),

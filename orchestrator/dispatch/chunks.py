@@ -39,7 +39,7 @@ _RENEW = sa.text(
 )
 _END = sa.text(
     "UPDATE chunk SET state = 'ended' WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'"
-    " RETURNING id"
+    " RETURNING id, alone"
 )
 _OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
 _TOO_LONG = sa.text(
@@ -67,7 +67,7 @@ _FAIL_OUT = sa.text(
 )
 _POISON = (
     '{"finish_reason": "error", "fault": "request",'
-    ' "error": "the worker died each time it ran this alone: it is set aside"}'
+    ' "error": "the worker died each time it ran this alone, or gave it back: it is set aside"}'
 )
 
 
@@ -119,13 +119,19 @@ def renew(session: Session, ids: Sequence[int], *, worker: str, lease_s: float) 
         session.execute(_RENEW, {"ids": list(ids), "worker": worker, "lease_s": lease_s})
 
 
-def end(session: Session, ids: Sequence[int], *, worker: str, max_attempts: int) -> None:
-    """Close chunks that a worker is done with. Units it gave no completion for wait again."""
+def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool, max_attempts: int) -> None:
+    """Close chunks that a worker is done with. Units it gave no completion for wait again.
+
+    A worker that drains hands back what it has not begun. Any other one failed at them: a loss, as if it had died.
+    """
     if not ids:
         return
-    ended = [row.id for row in session.execute(_END, {"ids": list(ids), "worker": worker})]
-    if ended:
-        _give_back(session, ended, state="ended", max_attempts=max_attempts)
+    ended = session.execute(_END, {"ids": list(ids), "worker": worker}).all()
+    loss = 0 if is_draining else 1
+    for alone in (False, True):
+        if closed := [row.id for row in ended if row.alone is alone]:
+            attempt = loss if alone else 0
+            _give_back(session, closed, state="ended", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
 def reap(session: Session, *, max_attempts: int) -> list[int]:

@@ -109,6 +109,8 @@ class BrokerTransport:
         self._redis = client
         self._app = app
         self._forgetting: set[asyncio.Task[None]] = set()
+        self._ahead_s = 0.0
+        """How far this machine's clock is ahead of Redis's: each look at the workers tells."""
 
     @classmethod
     def connect(cls, settings: Settings) -> "BrokerTransport":
@@ -137,9 +139,14 @@ class BrokerTransport:
     async def workers(self) -> list[WorkerState]:
         """The workers that reported lately and are not about to leave."""
         with _reaching_broker():
-            entries = await self._redis.hgetall(WORKERS_KEY)
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.hgetall(WORKERS_KEY)
+                pipeline.time()
+                entries, (seconds, micros) = await pipeline.execute()
+        now_s = seconds + micros / 1e6
+        self._ahead_s = time.time() - now_s
         states = (WorkerState.model_validate_json(entry) for entry in entries.values())
-        oldest = time.time() - WORKER_STALE_S
+        oldest = now_s - WORKER_STALE_S
         return [state for state in states if state.at >= oldest and not state.draining]
 
     async def resident(self) -> frozenset[str]:
@@ -189,7 +196,7 @@ class BrokerTransport:
         """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
         with _reaching_broker():
             if write:
-                demand = Demand(model=model, since_s=time.time())
+                demand = Demand(model=model, since_s=time.time() - self._ahead_s)
                 await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
                 return True
             return bool(await self._redis.hexists(DEMAND_KEY, model.key))
@@ -197,7 +204,7 @@ class BrokerTransport:
     async def _exchange(
         self, request: Request, model: Model, worker: str, deadline_s: float
     ) -> AsyncGenerator[Delta, None]:
-        message = OnlineRequest(request=request, model=model, deadline_s=deadline_s)
+        message = OnlineRequest(request=request, model=model, deadline_s=deadline_s - self._ahead_s)
         finished = False
         try:
             with _reaching_broker():
@@ -231,7 +238,8 @@ class BrokerTransport:
         """Whether it reported lately (one that is draining still finishes what it has)."""
         with _reaching_broker():
             entry = await self._redis.hget(WORKERS_KEY, worker)
-        return entry is not None and WorkerState.model_validate_json(entry).at >= time.time() - WORKER_STALE_S
+        oldest = time.time() - self._ahead_s - WORKER_STALE_S
+        return entry is not None and WorkerState.model_validate_json(entry).at >= oldest
 
     async def _forget(self, request_id: str, *, cancel: bool) -> None:
         """Leave nothing behind; a request that nobody waits for any more is cancelled."""
