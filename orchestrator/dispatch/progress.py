@@ -113,7 +113,7 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
 
 
 def _outcome(completion: Completion) -> str:
-    """done, failed (for good), retry (costs an attempt), lost (costs one only if it ran alone) or again (costs none)."""
+    """done, failed (for good), retry (costs an attempt), lost (costs one if it ran alone) or again (costs none)."""
     if completion.fault in ("request", "model"):
         return "failed"
     if completion.engine_died:

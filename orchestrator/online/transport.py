@@ -37,6 +37,8 @@ RESIDENT_POLL_S = 0.05
 """How often to look whether a demanded model has become resident; a load takes seconds at least."""
 READ_BLOCK_S = 1.0
 """Longest wait for a delta before looking whether the worker still lives."""
+ANSWER_S = 2.0
+"""A broker that takes so much longer than it should is away, whatever its connections say."""
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
@@ -215,7 +217,7 @@ class BrokerTransport:
                 if finished:
                     return
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(ANSWER_S, shield=True):
                 await self._forget(request.id, cancel=not finished)
 
     async def _replies(self, request_id: str, worker: str, deadline_s: float) -> AsyncIterator[Delta]:
@@ -223,7 +225,8 @@ class BrokerTransport:
         while (left_s := deadline_s - time.time()) > 0:
             block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
             with _reaching_broker():
-                entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
+                async with asyncio.timeout(block_ms / 1000 + ANSWER_S):
+                    entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
             for entry_id, fields in _entries(entries):
                 position = entry_id
                 delta = Delta.model_validate_json(fields["delta"])

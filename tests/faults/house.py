@@ -56,6 +56,7 @@ class House:
         )  # fmt: skip
         database.migrate(self.settings.sqlalchemy_url)
         self.engine = database.connect(self.settings)
+        self.http = httpx.Client(base_url=self.url, timeout=90, limits=httpx.Limits(max_keepalive_connections=0))
         self.redis: redis.Redis = redis.Redis.from_url(self.valkey.url, decode_responses=True)
         self.parts = self._make_parts()
         self.mend()
@@ -67,6 +68,7 @@ class House:
                 part.thaw()
                 part.kill()
         self.engine.dispose()
+        self.http.close()
         self.redis.close()
         self.valkey.stop()
         self.postgres.stop()
@@ -112,7 +114,7 @@ class House:
 
     def is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz", timeout=2).is_success
+            return self.http.get("/healthz", timeout=2).is_success
         except httpx.HTTPError:
             return False
 
@@ -151,7 +153,7 @@ class House:
         """A benchmark of these questions, by the API."""
         options = {"k": min(2, len(experts)), "fusion": "vote", "baselines": False, **wanted}
         body = {"file_id": self.upload(questions), "experts": list(experts), **options}
-        made = httpx.post(f"{self.url}/v1/benchmarks", json=body, timeout=60)
+        made = self.http.post("/v1/benchmarks", json=body)
         assert made.status_code == 202, made.text
         return Run(self, made.json()["id"], [question.id for question in questions])
 
@@ -162,16 +164,14 @@ class House:
             for q in questions
         ]
         content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        made = httpx.post(
-            f"{self.url}/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "batch"}, timeout=60
-        )
+        made = self.http.post("/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "batch"})
         return str(made.raise_for_status().json()["id"])
 
     def ask(self, text: str, experts: Sequence[str], **options: Any) -> httpx.Response:
         """One question, online."""
         asked = {"experts": list(experts), "k": len(experts), **options}
         body = {"model": "muster", "messages": [{"role": "user", "content": text}], "muster": asked}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=90)
+        return self.http.post("/v1/chat/completions", json=body)
 
     def keep_running(self, run: "Run", *, timeout_s: float) -> None:
         """Wait for a run's end as a supervisor would: a worker that died is started again."""
@@ -247,14 +247,12 @@ class Run:
 
     def results(self) -> list[dict[str, Any]]:
         """Every line that is done, as the API gives it."""
-        response = httpx.get(f"{self.house.url}/v1/benchmarks/{self.id}/results", timeout=120).raise_for_status()
+        response = self.house.http.get(f"/v1/benchmarks/{self.id}/results").raise_for_status()
         return [json.loads(line) for line in response.text.splitlines()]
 
     def shown(self) -> dict[str, Any]:
         """What the API says of it."""
-        shown: dict[str, Any] = (
-            httpx.get(f"{self.house.url}/v1/benchmarks/{self.id}", timeout=30).raise_for_status().json()
-        )
+        shown: dict[str, Any] = self.house.http.get(f"/v1/benchmarks/{self.id}").raise_for_status().json()
         return shown
 
 

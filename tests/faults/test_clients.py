@@ -24,7 +24,7 @@ IN_FLIGHT = 4
 @pytest.mark.timeout(300)
 def test_a_submission_cut_short_and_sent_again_is_one_run(house: House, fault: Fault, is_full: bool) -> None:
     experts = house.pool({"ada": house.stub("one")})
-    asked = lines(400)
+    asked = lines(200)
     draw = random.Random(3)
     for number in range(10 if is_full else 3):
         with fault.attempt(), ThreadPoolExecutor() as threads:
@@ -51,7 +51,7 @@ def test_a_cancelled_run_ends_within_seconds_and_keeps_what_is_done(house: House
         run = house.submit(house.pool({"ada": house.stub("one", latency_s=0.3)}), lines(200))
         run.wait_done(20)
         cancelled_s = time.monotonic()
-        httpx.post(f"{house.url}/v1/benchmarks/{run.id}/cancel", timeout=30).raise_for_status()
+        house.http.post(f"/v1/benchmarks/{run.id}/cancel").raise_for_status()
         until(lambda: run.has_ended() and not any(_holds(house, worker.name) for worker in house.workers))
         assert time.monotonic() - cancelled_s < CANCEL_S
         kept = house.value("SELECT count(*) FROM instance WHERE run_id = :run AND error IS NULL", run=run.id)
@@ -64,7 +64,7 @@ def test_overload_is_told_at_once_and_who_is_let_in_is_served(house: House, faul
     house.api.kill()
     house.api.start(MUSTER_QUERIES_IN_FLIGHT=str(IN_FLIGHT))
     until(house.is_ready, timeout_s=30)
-    experts = house.pool({"ada": house.stub("one", latency_s=0.5)})
+    experts = house.pool({"ada": house.stub("one", latency_s=0.3)})
     house.ask("Warm? [stub:gold=7]", experts)  # loads the model
 
     def ask(_: int) -> tuple[httpx.Response, float]:
@@ -73,7 +73,7 @@ def test_overload_is_told_at_once_and_who_is_let_in_is_served(house: House, faul
 
     with fault.attempt(), ThreadPoolExecutor(10 * IN_FLIGHT) as threads:
         usual = [seconds for _ in range(3) for _, seconds in threads.map(ask, range(IN_FLIGHT))]
-        answers = [answer for _ in range(3) for answer in threads.map(ask, range(10 * IN_FLIGHT))]
+        answers = [answer for _ in range(2) for answer in threads.map(ask, range(10 * IN_FLIGHT))]
         refused = [response for response, _ in answers if response.status_code == 429]
         served = [seconds for response, seconds in answers if response.status_code == 200]
         assert len(refused) + len(served) == len(answers)
@@ -99,7 +99,7 @@ def test_a_query_behind_a_cut_fails_in_time_and_the_next_one_works(house: House,
             began_s = time.monotonic()
             response = asked.result()
             assert response.status_code in (503, 504), response.text
-            assert time.monotonic() - began_s < 20
+            assert time.monotonic() - began_s < 10
             cable.heal()
             until(lambda: house.ask("And now? [stub:gold=7]", experts).status_code == 200, timeout_s=30)
             run.wait_end()
@@ -120,6 +120,7 @@ def test_a_worker_behind_a_cut_begins_nothing_that_others_have_finished(house: H
             cable.cut()
             other.start()
             run.wait_end()
+            cut.forget()
             cable.heal()
             until(lambda: cut.says("is another's, or was given up: dropped"), timeout_s=20)
             until(lambda: not _holds(house, cut.name), timeout_s=20)
@@ -128,7 +129,7 @@ def test_a_worker_behind_a_cut_begins_nothing_that_others_have_finished(house: H
 
 
 def _submit(house: House, body: dict[str, object], key: str) -> httpx.Response:
-    return httpx.post(f"{house.url}/v1/benchmarks", json=body, headers={"Idempotency-Key": key}, timeout=30)
+    return house.http.post("/v1/benchmarks", json=body, headers={"Idempotency-Key": key})
 
 
 def _id(submitted: Future[httpx.Response]) -> str | None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import alembic.script
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -42,8 +41,8 @@ def test_a_run_keeps_the_versions_it_was_submitted_with(house: House, fault: Fau
         run = house.submit(experts, lines(60), seed=5)
         run.wait_done(10)
         changed = {"system_prompt": "You are another.", "model": house.stub("three")}
-        httpx.patch(f"{house.url}/v1/experts/{experts[0]}", json=changed, timeout=30).raise_for_status()
-        httpx.delete(f"{house.url}/v1/experts/{experts[1]}", timeout=30).raise_for_status()
+        house.http.patch(f"/v1/experts/{experts[0]}", json=changed).raise_for_status()
+        house.http.delete(f"/v1/experts/{experts[1]}").raise_for_status()
         house.orchestrator.kill()  # the next one knows only what was pinned
         house.orchestrator.start()
         run.wait_end()
@@ -63,19 +62,19 @@ def test_what_does_not_work_never_goes_live(house: House, fault: Fault) -> None:
     seen: set[tuple[str, str]] = set()
 
     def are_settled() -> bool:
-        shown = httpx.get(f"{house.url}/v1/experts", timeout=30).json()["data"]
+        shown = house.http.get("/v1/experts").json()["data"]
         states = {expert["name"]: expert["state"] for expert in shown if expert["name"] in broken}
         seen.update(states.items())
         return set(states.values()) == {"quarantined"}
 
     with fault.attempt():
         for name, source in broken.items():
-            made = httpx.post(f"{house.url}/v1/experts", json={"name": name, "model": source}, timeout=30)
+            made = house.http.post("/v1/experts", json={"name": name, "model": source})
             assert made.status_code == 202, made.text
         until(are_settled, timeout_s=30)
         assert not [name for name, state in seen if state == "live"]
         remote_code = {"name": "own-code", "model": {"source": "hub:a/b", "trust_remote_code": True}}
-        assert httpx.post(f"{house.url}/v1/experts", json=remote_code, timeout=30).status_code == 400
+        assert house.http.post("/v1/experts", json=remote_code).status_code == 400
 
 
 @pytest.mark.fault("28", "rolling upgrade under a run")
@@ -104,7 +103,7 @@ def test_old_and_new_processes_serve_one_run(house: House, fault: Fault, tmp_pat
             assert run.units("attempts + losses > 0") == 0
             assert troubles == []
             house.orchestrator.kill()
-            house.orchestrator.log.write_text("")
+            house.orchestrator.forget()
             house.orchestrator.start()  # an old one that comes up once more
             until(lambda: house.orchestrator.says("running"), timeout_s=30)
     finally:

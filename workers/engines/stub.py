@@ -11,6 +11,7 @@
 | `child` | 1: runs in a process of its own, as vLLM does |
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 | `says` | what it answers to every question, whatever the question holds |
+| `endless` | 1: it says that over and over until it is cut off |
 | `journal` | a file to which the start of each request is appended: seconds of the monotonic clock, and its id |
 
 The stub knows nothing. So that experts of known strength can be made, a question may carry its own answer in a
@@ -61,6 +62,7 @@ class StubOptions(BaseModel):
     p: float = 0.9
     q: float = 0.3
     says: str | None = None
+    endless: bool = False
     journal: Path | None = None
 
     @field_validator("good", mode="before")
@@ -176,7 +178,7 @@ def read_marks(messages: Sequence[ChatMessage]) -> dict[str, str]:
 def answer(source: str, options: StubOptions, request: Request, marks: dict[str, str]) -> str:
     """What the stub says: a pure function of its arguments."""
     if options.says is not None:
-        return options.says
+        return " ".join([options.says] * (request.sampling.max_tokens + 1 if options.endless else 1))
     if "say" in marks:
         return marks["say"]
     spoken = request.messages[-1].content
