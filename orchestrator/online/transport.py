@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 import anyio
@@ -37,8 +37,10 @@ RESIDENT_POLL_S = 0.05
 """How often to look whether a demanded model has become resident; a load takes seconds at least."""
 READ_BLOCK_S = 1.0
 """Longest wait for a delta before looking whether the worker still lives."""
-ANSWER_S = 2.0
-"""A broker that takes so much longer than it should is away, whatever its connections say."""
+ANSWER_S = 5.0
+"""A broker that takes so long for what takes a millisecond is away, whatever its connections say."""
+SEND_S = 15.0
+"""A send has tries of its own, within this time."""
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
@@ -135,16 +137,15 @@ class BrokerTransport:
 
     async def ping(self) -> None:
         """Raises `NoBroker` where the broker cannot be reached."""
-        with _reaching_broker():
+        async with _reaching_broker():
             await self._redis.ping()
 
     async def workers(self) -> list[WorkerState]:
         """The workers that reported lately and are not about to leave."""
-        with _reaching_broker():
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                pipeline.hgetall(WORKERS_KEY)
-                pipeline.time()
-                entries, (seconds, micros) = await pipeline.execute()
+        async with _reaching_broker(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(WORKERS_KEY)
+            pipeline.time()
+            entries, (seconds, micros) = await pipeline.execute()
         now_s = seconds + micros / 1e6
         self._ahead_s = time.time() - now_s
         states = (WorkerState.model_validate_json(entry) for entry in entries.values())
@@ -196,7 +197,7 @@ class BrokerTransport:
 
     async def _is_demanded(self, model: Model, *, write: bool) -> bool:
         """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
-        with _reaching_broker():
+        async with _reaching_broker():
             if write:
                 demand = Demand(model=model, since_s=time.time() - self._ahead_s)
                 await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
@@ -209,7 +210,7 @@ class BrokerTransport:
         message = OnlineRequest(request=request, model=model, deadline_s=deadline_s - self._ahead_s)
         finished = False
         try:
-            with _reaching_broker():
+            async with _reaching_broker(SEND_S):
                 await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
             async for delta in self._replies(request.id, worker, deadline_s):
                 finished = delta.completion is not None
@@ -224,9 +225,8 @@ class BrokerTransport:
         stream, position = reply_stream(request_id), "0"
         while (left_s := deadline_s - time.time()) > 0:
             block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
-            with _reaching_broker():
-                async with asyncio.timeout(block_ms / 1000 + ANSWER_S):
-                    entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
+            async with _reaching_broker(block_ms / 1000 + ANSWER_S):
+                entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
             for entry_id, fields in _entries(entries):
                 position = entry_id
                 delta = Delta.model_validate_json(fields["delta"])
@@ -239,7 +239,7 @@ class BrokerTransport:
 
     async def _lives(self, worker: str) -> bool:
         """Whether it reported lately (one that is draining still finishes what it has)."""
-        with _reaching_broker():
+        async with _reaching_broker():
             entry = await self._redis.hget(WORKERS_KEY, worker)
         oldest = time.time() - self._ahead_s - WORKER_STALE_S
         return entry is not None and WorkerState.model_validate_json(entry).at >= oldest
@@ -262,13 +262,16 @@ class BrokerTransport:
             await self._redis.delete(reply_stream(request_id))
 
 
-@contextlib.contextmanager
-def _reaching_broker() -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _reaching_broker(bound_s: float = ANSWER_S) -> AsyncIterator[None]:
+    """Turns a broker that is away, or takes longer than `bound_s`, into `NoBroker`."""
     try:
-        yield
-    except (RedisError, OperationalError, OSError) as error:
+        async with asyncio.timeout(bound_s):
+            yield
+    except (RedisError, OperationalError, OSError) as error:  # TimeoutError is an OSError
         raise NoBroker(
-            f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
+            f"the broker (REDIS_URL) cannot be reached: {str(error) or 'no answer'}; `muster up` restarts it, or look at "
+            "its log"
         ) from error
 
 

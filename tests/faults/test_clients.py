@@ -99,7 +99,7 @@ def test_a_query_behind_a_cut_fails_in_time_and_the_next_one_works(house: House,
             began_s = time.monotonic()
             response = asked.result()
             assert response.status_code in (503, 504), response.text
-            assert time.monotonic() - began_s < 10
+            assert time.monotonic() - began_s < 15
             cable.heal()
             until(lambda: house.ask("And now? [stub:gold=7]", experts).status_code == 200, timeout_s=30)
             run.wait_end()

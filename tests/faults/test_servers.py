@@ -5,18 +5,24 @@ import contextlib
 import json
 import re
 import signal
+import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 from redis.client import Monitor
 
+from orchestrator.local.embedded import postgres_binaries
+from orchestrator.storage import database
 from tests.faults.checker import check
 from tests.faults.house import House, lines, until_raises_nothing
 from tests.faults.ledger import Fault
+from tests.waiting import until
 from workers.messages import PROGRESS_STREAM
 
 COPIES = 2
@@ -64,6 +70,36 @@ def test_without_the_database_workers_go_on_and_nothing_is_lost(house: House, fa
         until_raises_nothing(run.has_ended, timeout_s=60)
         check(fault, run)
         assert house.ask("Again? [stub:gold=7]", house.pool({"cyd": slow})).status_code == 200
+
+
+@pytest.mark.fault("5b", "PostgreSQL lost, restored from a backup")
+def test_a_run_goes_on_from_where_the_backup_was_taken(house: House, fault: Fault, tmp_path: Path) -> None:
+    """With the commands of docs/operations.md."""
+    programs, dump = postgres_binaries(tmp_path), tmp_path / "muster.dump"
+    restored_url = house.postgres.url_of("restored")
+    slow = house.stub("one", latency_s=0.2)
+    lost = house.engine
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": slow}), lines(100))
+        run.wait_done(30)
+        subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", house.postgres.url], check=True)
+        run.wait_done(50)
+        for part in house.parts.values():
+            part.kill()
+        with psycopg.connect(house.postgres.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE restored")
+        subprocess.run([programs / "pg_restore", "--no-owner", f"--dbname={restored_url}", dump], check=True)
+        house.redis.flushall()
+        house.engine = database.connect(house.settings.model_copy(update={"database_url": restored_url}))
+        try:
+            for part in house.parts.values():
+                part.start(DATABASE_URL=restored_url)
+            until(house.is_ready, timeout_s=30)
+            run.wait_end()
+            check(fault, run)
+        finally:
+            house.engine.dispose()
+            house.engine = lost
 
 
 @pytest.mark.fault("8", "every message three times")
