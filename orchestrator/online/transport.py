@@ -270,8 +270,8 @@ async def _reaching_broker(bound_s: float = ANSWER_S) -> AsyncIterator[None]:
             yield
     except (RedisError, OperationalError, OSError) as error:  # TimeoutError is an OSError
         raise NoBroker(
-            f"the broker (REDIS_URL) cannot be reached: {str(error) or 'no answer'}; `muster up` restarts it, or look at "
-            "its log"
+            f"the broker (REDIS_URL) cannot be reached: {str(error) or 'no answer'}; "
+            "`muster up` restarts it, or look at its log"
         ) from error
 
 
