@@ -108,9 +108,14 @@ class House:
             if not part.is_up:
                 part.start()
         until(self.is_ready, timeout_s=40)
-        self.execute("UPDATE run SET status = 'cancelling' WHERE status = 'in_progress'")
-        until(lambda: not self.value("SELECT count(*) FROM run WHERE status IN ('in_progress', 'cancelling')"))
+        until(self._is_idle, timeout_s=20)
         until(lambda: all((state := self.state(w.name)) and state.at > began_s for w in self.workers), timeout_s=20)
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is under way; what is, is called off, and with no expert left no new profile begins."""
+        self.execute("UPDATE expert SET state = 'removed'")
+        self.execute("UPDATE run SET status = 'cancelling' WHERE status = 'in_progress'")
+        return not self.value("SELECT count(*) FROM run WHERE status IN ('in_progress', 'cancelling')")
 
     def is_ready(self) -> bool:
         try:
