@@ -200,19 +200,23 @@ class Dispatcher:
 
     def _reap(self) -> None:
         with database.session(self._engine) as session:
-            lost = chunks.reap(session, max_attempts=self._settings.max_attempts)
-            self._call_off(lost)
+            lost = chunks.overdue(session)
+            claimed = self._call_off([chunk.id for chunk in lost])
+            chunks.take_back(session, lost, claimed=claimed, max_attempts=self._settings.max_attempts)
         if lost:
-            log.warning("chunks lost: their units wait again", chunks=lost)
+            log.warning("chunks lost: their units wait again", chunks=[chunk.id for chunk in lost])
             self._has_news = True
 
-    def _call_off(self, lost: Sequence[int]) -> None:
-        """Before their units can be sent again: whoever has these chunks, or finds them in a queue, drops them."""
-        if lost:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for chunk_id in lost:
-                    pipeline.set(claim_key(chunk_id), LOST_CLAIM, ex=CLAIM_TTL_S)
-                pipeline.execute()
+    def _call_off(self, lost: Sequence[int]) -> set[int]:
+        """Before their units can be sent again: whoever has these chunks, or finds them in a queue, drops them.
+
+        Returns those that a worker had claimed. It may have died too soon to mention them.
+        """
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for chunk_id in lost:
+                pipeline.set(claim_key(chunk_id), LOST_CLAIM, ex=CLAIM_TTL_S, get=True)
+            holders = pipeline.execute()
+        return {chunk_id for chunk_id, holder in zip(lost, holders, strict=True) if holder not in (None, LOST_CLAIM)}
 
     def _fail_late(self) -> None:
         with database.session(self._engine) as session:

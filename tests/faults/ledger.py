@@ -17,6 +17,8 @@ class Fault:
     survived: int = 0
     lost: int = 0
     recomputed: int = 0
+    note: str = ""
+    """What was measured, told below the table."""
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -50,10 +52,12 @@ class Ledger:
             ),
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-        return [
+        notes = [f"{fault.number}: {fault.note}" for fault in faults if fault.note]
+        table = [
             "  ".join(
                 cell.ljust(width) if column < 2 else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in rows
         ]
+        return [*table, *notes]

@@ -4,7 +4,6 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -35,15 +34,16 @@ def test_a_run_whose_workers_are_killed_again_and_again_loses_no_line(
         kills = _kill_in_turn(house, run, every_s)
         check(fault, run)
         assert kills
+        fault.note = (
+            f"{count} lines in {_seconds(run):.0f} s with {kills} kills, in {_seconds(undisturbed):.0f} s with none"
+        )
         if is_full:
             assert _seconds(run) <= SLOWER * _seconds(undisturbed) + kills * RESTART_S
 
 
 @pytest.mark.fault("25", "soak")
 @pytest.mark.timeout(SOAK_S + 300)
-def test_memory_stays_flat_over_a_soak(
-    house: House, fault: Fault, is_full: bool, record_property: Callable[[str, object], None]
-) -> None:
+def test_memory_stays_flat_over_a_soak(house: House, fault: Fault, is_full: bool) -> None:
     """24 hours are promised on paper: this shows twenty minutes of runs and queries without a growing process."""
     if not is_full:
         pytest.skip("minutes long: in the full form only")
@@ -65,7 +65,10 @@ def test_memory_stays_flat_over_a_soak(
             name: statistics.median(held[-third:]) / statistics.median(held[third // 2 : third + third // 2])
             for name, held in samples.items()
         }
-        record_property("memory at the end by memory after the first third", growth)
+        shares = ", ".join(f"{name} {value:.3f}" for name, value in growth.items())
+        fault.note = (
+            f"{len(samples['api'])} runs in {SOAK_S:.0f} s; memory at the end by that of its first third: {shares}"
+        )
         assert all(value < FLAT for value in growth.values()), growth
 
 

@@ -178,6 +178,17 @@ def test_an_engine_that_dies_costs_an_attempt_only_what_ran_alone(driver: Driver
     assert errors == {"line0": None, "line1": "no expert answered: ada: signal 9", "line2": None}
 
 
+def test_a_worker_that_dies_before_it_mentions_its_chunk_is_a_loss_all_the_same(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    submit(driver)
+    chunk = chunk_for(driver, fake)
+    client.set(claim_key(chunk.id), "fake/1")
+    fake.held = []
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
+    assert driver.scalar("SELECT min(losses) FROM unit") == 1
+
+
 def test_a_lost_chunk_can_be_claimed_no_more(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
     submit(driver)
     chunk = chunk_for(driver, fake)
