@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -15,6 +15,7 @@ import redis
 import sqlalchemy as sa
 
 from orchestrator.local.embedded import EmbeddedPostgres, EmbeddedValkey
+from orchestrator.runs.runs import OPEN_STATUSES
 from orchestrator.settings import PROJECT_DIR, Settings
 from orchestrator.storage import database
 from skills.embed import Embedder
@@ -24,10 +25,9 @@ from tests.faults import parts
 from tests.faults.parts import Part
 from tests.stack import WEIGHTS, free_port, give_weights
 from tests.waiting import until
-from workers.messages import WORKERS_KEY, Model, WorkerState
+from workers.messages import WORKERS_KEY, WorkerState
 
 LEASE_S = 3.0
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _PORT = re.compile(r"(?<=:)\d+(?=/\d+$)")
 
 
@@ -238,7 +238,7 @@ class Run:
         return str(self.house.value("SELECT status FROM run WHERE id = :run", run=self.id))
 
     def has_ended(self) -> bool:
-        return self.status not in OPEN
+        return self.status not in OPEN_STATUSES
 
     def units(self, condition: str = "true") -> int:
         return int(self.house.value(f"SELECT count(*) FROM unit WHERE run_id = :run AND {condition}", run=self.id))
@@ -261,10 +261,6 @@ class Run:
         return shown
 
 
-def model_key(source: str) -> str:
-    return Model(source=source).key
-
-
 def until_raises_nothing(look: Callable[[], object], *, timeout_s: float) -> None:
     """Until `look()` is true, taking what it raises for a no: for a service with a server away."""
 
@@ -280,11 +276,6 @@ def until_raises_nothing(look: Callable[[], object], *, timeout_s: float) -> Non
 def lines(count: int, *, marks: str = "", prefix: str = "line") -> list[Question]:
     """Lines of a run, their skills in turn."""
     return seeds.questions(count, prefix=prefix, marks=marks)
-
-
-def moments(run: Run, tries: int, units: int) -> Iterator[int]:
-    """Numbers of done units, spread over the run, at which to strike."""
-    yield from (max(1, units * (number + 1) // (tries + 2)) for number in range(tries))
 
 
 def _parent(pid: int) -> int:
