@@ -27,7 +27,7 @@ from tests.stack import WEIGHTS, free_port, give_weights
 from tests.waiting import until
 from workers.messages import WORKERS_KEY, WorkerState
 
-LEASE_S = 3.0
+LEASE_S = 4.0
 _PORT = re.compile(r"(?<=:)\d+(?=/\d+$)")
 
 
@@ -242,6 +242,15 @@ class Run:
 
     def units(self, condition: str = "true") -> int:
         return int(self.house.value(f"SELECT count(*) FROM unit WHERE run_id = :run AND {condition}", run=self.id))
+
+    def losses(self) -> int:
+        """How often its units were lost, all together."""
+        return int(self.house.value("SELECT coalesce(sum(losses), 0) FROM unit WHERE run_id = :run", run=self.id))
+
+    def unexplained_losses(self) -> int:
+        """Losses beyond those of leases that passed: a machine under load may well let one pass."""
+        lost = "SELECT coalesce(sum(units), 0) FROM chunk WHERE run_id = :run AND state = 'lost'"
+        return max(0, self.losses() - int(self.house.value(lost, run=self.id)))
 
     def wait_done(self, units: int, *, timeout_s: float = 30.0) -> None:
         """Until so many units are committed."""

@@ -109,8 +109,8 @@ def test_messages_that_come_three_times_count_once(house: House, fault: Fault) -
     with fault.attempt(), tripled(house) as copied:
         run = house.submit(house.pool({"ada": model, "bob": model}), lines(100))
         run.wait_end()
-        assert check(fault, run).starts == 200
-        assert run.units("attempts + losses > 0") == 0
+        assert check(fault, run).starts <= 200 + run.losses()
+        assert run.units("attempts > 0") == run.unexplained_losses() == 0
     assert copied["chunks"] >= COPIES * 4
     assert copied["progress"] >= COPIES * 4
 

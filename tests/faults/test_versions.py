@@ -100,7 +100,7 @@ def test_old_and_new_processes_serve_one_run(house: House, fault: Fault, tmp_pat
             until(house.is_ready, timeout_s=30)
             run.wait_end()
             check(fault, run)
-            assert run.units("attempts + losses > 0") == 0
+            assert run.units("attempts > 0") == run.unexplained_losses() == 0
             assert troubles == []
             house.orchestrator.kill()
             house.orchestrator.forget()
