@@ -31,7 +31,7 @@ check: setup-tests
 	$(RUN) pytest $(ARGS)
 
 faults: setup-tests
-	$(RUN) pytest tests/faults -m "" $(ARGS)
+	MUSTER_FAULTS=full $(RUN) pytest tests/faults $(ARGS)
 
 lock: setup-tests
 	$(PYTHON) -m setup.locks

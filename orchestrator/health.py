@@ -5,7 +5,6 @@ For container health checks: it asks end to end, not for a process id.
 
 import os
 import sys
-import time
 
 import httpx
 import redis
@@ -59,9 +58,10 @@ def check_worker(name: str) -> None:
     """It published its state within the last seconds."""
     with redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=TIMEOUT_S) as client:
         published = client.hget(WORKERS_KEY, name)
+        now_s = client.time()[0]
     if not isinstance(published, bytes):
         raise Unhealthy(f"worker {name} has published nothing")
-    age_s = time.time() - WorkerState.model_validate_json(published).at
+    age_s = now_s - WorkerState.model_validate_json(published).at
     if age_s > WORKER_STALE_S:
         raise Unhealthy(f"worker {name} was last heard of {age_s:.0f} s ago")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -9,10 +10,8 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from workers import messages
-from workers.messages import Delta, Progress
+from workers.messages import Delta, OnlineRequest, Progress
 
-CLAIM_TTL_S = 24 * 3600
-"""Longer than any message may lie in a queue or come back to it."""
 PROGRESS_MESSAGES = 100_000
 """About how many messages the progress stream keeps: hours of them for a reader that was away."""
 REPLY_GRACE_S = 60.0
@@ -40,16 +39,23 @@ class Broker:
             decode_responses=True,
         )
         self._redis = redis.asyncio.Redis(connection_pool=pool)
+        self._ahead_s = 0.0
+        """How far this machine's clock is ahead of Redis's, as of the last publication."""
+
+    def by_our_clock(self, online: OnlineRequest) -> OnlineRequest:
+        """The request with its deadline by this machine's clock."""
+        return online.model_copy(update={"deadline_s": online.deadline_s + self._ahead_s})
 
     async def claim(self, chunk_id: int, holder: str) -> bool:
-        """Take a chunk; False if it was taken before. Waits for Redis as long as it takes.
+        """Take a chunk, or make sure that one still has it; False if another has, or it was given up.
 
-        `holder` is unique to this call, so that a try whose answer was lost is known for one's own.
+        Waits for Redis as long as it takes. `holder` is unique to this delivery of the chunk, so that a try whose
+        answer was lost is known for one's own. A claim that a flush took away is taken again.
         """
 
         async def take() -> bool:
             key = messages.claim_key(chunk_id)
-            if await self._redis.set(key, holder, nx=True, ex=CLAIM_TTL_S):
+            if await self._redis.set(key, holder, nx=True, ex=messages.CLAIM_TTL_S):
                 return True
             # A first try may have arrived although its answer was lost.
             return bool(await self._redis.get(key) == holder)
@@ -67,8 +73,16 @@ class Broker:
         """Send progress once: after a failure, calling again with the same `sequence` does not send it twice."""
         worker = progress.state.worker
         mark = f"muster:published:{worker}"
-        if await self._redis.get(mark) == sequence:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.get(mark)
+            pipeline.time()
+            published, (seconds, micros) = await pipeline.execute()
+        if published == sequence:
             return
+        now_s = seconds + micros / 1e6
+        self._ahead_s = time.time() - now_s
+        state = progress.state.model_copy(update={"at": now_s})
+        progress = progress.model_copy(update={"state": state})
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.xadd(
                 messages.PROGRESS_STREAM,
@@ -77,7 +91,7 @@ class Broker:
                 approximate=True,
             )
             pipeline.hset(messages.WORKERS_KEY, worker, progress.state.model_dump_json())
-            pipeline.set(mark, sequence, ex=CLAIM_TTL_S)
+            pipeline.set(mark, sequence, ex=messages.CLAIM_TTL_S)
             await pipeline.execute()
 
     async def withdraw(self, worker: str) -> None:

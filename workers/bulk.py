@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from workers.meter import Share
 from workers.progress import Reporter
 from workers.residency import Residency, Resident
 
+CLAIM_FRESH_S = 2.0
+"""A claim not looked at for so long is looked at again before anything of its chunk enters the engine. Well below the
+orchestrator's lease: a worker that was frozen or cut off must not begin what others have finished meanwhile."""
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +38,11 @@ class _Work:
     """Each unit's part of the load that this chunk was the first to use."""
     cancelled: set[str] = field(default_factory=set)
     """Request ids that a user cancelled."""
+    holder: str
+    """Whose claim it is."""
+    claimed_s: float = float("-inf")
+    """When the claim was last known to hold, by the monotonic clock."""
+    claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class BulkDesk:
@@ -59,7 +68,7 @@ class BulkDesk:
             self._reporter.end(chunk.id)
             return
         task = asyncio.create_task(self._run(chunk))
-        self._work[chunk.id] = _Work(chunk=chunk, task=task)
+        self._work[chunk.id] = _Work(chunk=chunk, task=task, holder=f"{self._holder}/{uuid.uuid4().hex}")
         try:
             await asyncio.wait([task])
         finally:
@@ -85,9 +94,7 @@ class BulkDesk:
         work = self._work[chunk.id]
         self._reporter.hold(chunk.id)
         try:
-            if not await self._broker.claim(chunk.id, f"{self._holder}/{uuid.uuid4().hex}"):
-                log.warning("chunk %d was claimed before: dropped", chunk.id)
-                self._reporter.release(chunk.id)
+            if not await self._is_ours(work):
                 return
             unwatch = self._watch(work)
             try:
@@ -122,11 +129,27 @@ class BulkDesk:
 
     async def _unit(self, work: _Work, resident: Resident, request: Request) -> None:
         async with resident.admission.bulk():
+            if not await self._is_ours(work):
+                work.task.cancel()
+                return
             share = work.running[request.id] = resident.account.begin(load_s=work.load_s)
             engine_id = f"{work.chunk.id}/{request.id}"
             completion = await generation.generate(resident.engine, request, engine_id=engine_id, share=share)
         resident.speeds.answered(completion.completion_tokens, completion.engine_s, online=False)
         self._reporter.finish(work.chunk.id, completion)
+
+    async def _is_ours(self, work: _Work) -> bool:
+        """Whether the claim holds: as of lately, or looked at now. One that is lost is not spoken of any more."""
+        async with work.claiming:
+            now_s = time.monotonic()
+            if now_s - work.claimed_s < CLAIM_FRESH_S:
+                return True
+            if await self._broker.claim(work.chunk.id, work.holder):
+                work.claimed_s = now_s
+                return True
+        log.warning("chunk %d is another's, or was given up: dropped", work.chunk.id)
+        self._reporter.release(work.chunk.id)
+        return False
 
     def _watch(self, work: _Work) -> Callable[[], None]:
         """Have units aborted when they, or their run, are cancelled."""

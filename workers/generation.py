@@ -39,7 +39,8 @@ async def generate(
         if completion is None:
             raise EngineError("the engine ended the request without a completion")
     except GenerationError as error:
-        return _charged(failed(request.id, error), share, began)
+        died = isinstance(error, EngineError) and engine.died is not None
+        return _charged(failed(request.id, error), share, began).model_copy(update={"engine_died": died})
     except asyncio.CancelledError:
         raise
     except Exception as error:  # a fault in an engine's code costs this request, never the worker

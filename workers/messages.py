@@ -1,7 +1,7 @@
 """What travels between the orchestrator, the API and workers: JSON values, and the names of queues and keys.
 
 The only module of `workers` that others import. Unknown fields are ignored, so old and new processes
-can serve one run during an upgrade.
+can serve one run during an upgrade. Times are Unix times by Redis's clock: those of the machines may differ.
 """
 
 import hashlib
@@ -25,6 +25,10 @@ DEMAND_KEY = "muster:demand"
 """Redis hash: model key -> `Demand` JSON: online requests wait for a model that is resident nowhere."""
 WORKER_STALE_S = 5.0
 PROGRESS_INTERVAL_S = 1.0
+CLAIM_TTL_S = 24 * 3600
+"""Longer than any message may lie in a queue or come back to it."""
+LOST_CLAIM = "lost"
+"""Holder of the claim of a chunk that the orchestrator gave up: no worker may begin, or go on with, any of it."""
 
 
 def bulk_queue(worker: str) -> str:
@@ -137,6 +141,8 @@ class Completion(Value):
     """Why it failed, for people."""
     fault: Literal["request", "engine", "model"] | None = None
     """Whose fault: the request's (do not retry), the engine's (retry), the model's (it cannot be loaded)."""
+    engine_died: bool = False
+    """The engine died while it ran this, perhaps beside others: any of them may have been the reason."""
     choices: tuple[dict[str, Any], ...] = ()
     """OpenAI choices as the engine gave them, where `extra` asked for more than one text (n, logprobs, tools)."""
 

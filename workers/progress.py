@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -111,7 +110,7 @@ class Reporter:
         loads, self._loads = self._loads, []
         speeds, self._speeds = self._speeds, ()
         return Progress(
-            state=self._state().model_copy(update={"at": time.time()}),
+            state=self._state(),
             chunks=(*self._held, *self._ended),
             finished=tuple(finished),
             ended=tuple(ended),

@@ -114,7 +114,7 @@ class Worker:
         await self._bulk.run(chunk)
 
     async def online(self, request: OnlineRequest) -> None:
-        self._online.take(request)
+        self._online.take(self._broker.by_our_clock(request))
 
     async def load(self, load: Load) -> None:
         self._online.load(load)

@@ -49,7 +49,7 @@ def replay(
     settings = Settings()
     chosen = strategy or (replaying.ADAPTIVE if calls is not None else settings.strategy)
     cache = embedding_cache.EmbeddingCache(
-        settings.data_dir / "replay" / "embeddings.npz", lambda: annotation.embedder(settings.packages_dir)
+        settings.data_dir / "replay" / "embeddings-8bit.npz", lambda: annotation.embedder(settings.packages_dir)
     )
 
     def tell(done: int, of: int) -> None:

@@ -1,6 +1,6 @@
 """Chunks: units on their way to a worker. Made, leased, lost, late, called off. All in the caller's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ _RENEW = sa.text(
 )
 _END = sa.text(
     "UPDATE chunk SET state = 'ended' WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'"
-    " RETURNING id"
+    " RETURNING id, alone"
 )
 _OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
 _TOO_LONG = sa.text(
@@ -67,7 +67,7 @@ _FAIL_OUT = sa.text(
 )
 _POISON = (
     '{"finish_reason": "error", "fault": "request",'
-    ' "error": "the worker died each time it ran this alone: it is set aside"}'
+    ' "error": "the worker died each time it ran this alone, or gave it back: it is set aside"}'
 )
 
 
@@ -78,6 +78,16 @@ class NewChunk:
     id: int
     run_id: str
     requests: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overdue:
+    """A chunk whose lease has passed."""
+
+    id: int
+    held: bool
+    """Some progress mentioned it."""
+    alone: bool
 
 
 def request_id(unit_id: int) -> str:
@@ -119,29 +129,39 @@ def renew(session: Session, ids: Sequence[int], *, worker: str, lease_s: float) 
         session.execute(_RENEW, {"ids": list(ids), "worker": worker, "lease_s": lease_s})
 
 
-def end(session: Session, ids: Sequence[int], *, worker: str, max_attempts: int) -> None:
-    """Close chunks that a worker is done with. Units it gave no completion for wait again."""
+def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool, max_attempts: int) -> None:
+    """Close chunks that a worker is done with. Units it gave no completion for wait again.
+
+    A worker that drains hands back what it has not begun. Any other one failed at them: a loss, as if it had died.
+    """
     if not ids:
         return
-    ended = [row.id for row in session.execute(_END, {"ids": list(ids), "worker": worker})]
-    if ended:
-        _give_back(session, ended, state="ended", max_attempts=max_attempts)
+    ended = session.execute(_END, {"ids": list(ids), "worker": worker}).all()
+    loss = 0 if is_draining else 1
+    for alone in (False, True):
+        if closed := [row.id for row in ended if row.alone is alone]:
+            attempt = loss if alone else 0
+            _give_back(session, closed, state="ended", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
-def reap(session: Session, *, max_attempts: int) -> list[int]:
-    """Give up chunks whose lease has passed: their units wait again, under the next fence. Returns the chunks.
+def overdue(session: Session) -> list[Overdue]:
+    """Chunks whose lease has passed, oldest first."""
+    return [Overdue(id=row.id, held=row.held, alone=row.alone) for row in session.execute(_OVERDUE)]
 
-    A chunk that no progress ever mentioned was lost as a message, which says nothing about its units. A loss
-    counts against units whose worker held them; only a loss while alone costs an attempt.
+
+def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[int], max_attempts: int) -> None:
+    """Give up chunks: their units wait again, under the next fence.
+
+    A chunk that was never `claimed`, nor mentioned by any progress, was lost as a message, which says nothing about
+    its units. A loss counts against units whose worker had them; only a loss while alone costs an attempt.
     """
-    overdue = session.execute(_OVERDUE).all()
-    lost = [row.id for row in overdue if not row.held]
-    held = [row.id for row in overdue if row.held and not row.alone]
-    alone = [row.id for row in overdue if row.held and row.alone]
-    for ids, loss, attempt in ((lost, 0, 0), (held, 1, 0), (alone, 1, 1)):
+    had = {chunk.id for chunk in lost if chunk.held or chunk.id in claimed}
+    unseen = [chunk.id for chunk in lost if chunk.id not in had]
+    together = [chunk.id for chunk in lost if chunk.id in had and not chunk.alone]
+    alone = [chunk.id for chunk in lost if chunk.id in had and chunk.alone]
+    for ids, loss, attempt in ((unseen, 0, 0), (together, 1, 0), (alone, 1, 1)):
         if ids:
             _give_back(session, ids, state="lost", max_attempts=max_attempts, loss=loss, attempt=attempt)
-    return [row.id for row in overdue]
 
 
 def fail_late(session: Session, *, late_s: float) -> list[int]:

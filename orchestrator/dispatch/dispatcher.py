@@ -27,7 +27,9 @@ from orchestrator.settings import Settings
 from orchestrator.storage import database
 from workers.messages import (
     BULK_TASK,
+    CLAIM_TTL_S,
     LOAD_TASK,
+    LOST_CLAIM,
     PREFETCH_TASK,
     PROGRESS_STREAM,
     WORKER_STALE_S,
@@ -37,6 +39,7 @@ from workers.messages import (
     Progress,
     WorkerState,
     bulk_queue,
+    claim_key,
     online_queue,
 )
 
@@ -208,10 +211,23 @@ class Dispatcher:
 
     def _reap(self) -> None:
         with database.session(self._engine) as session:
-            lost = chunks.reap(session, max_attempts=self._settings.max_attempts)
+            lost = chunks.overdue(session)
+            claimed = self._call_off([chunk.id for chunk in lost])
+            chunks.take_back(session, lost, claimed=claimed, max_attempts=self._settings.max_attempts)
         if lost:
-            log.warning("chunks lost: their units wait again", chunks=lost)
+            log.warning("chunks lost: their units wait again", chunks=[chunk.id for chunk in lost])
             self._has_news = True
+
+    def _call_off(self, lost: Sequence[int]) -> set[int]:
+        """Before their units can be sent again: whoever has these chunks, or finds them in a queue, drops them.
+
+        Returns those that a worker had claimed. It may have died too soon to mention them.
+        """
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for chunk_id in lost:
+                pipeline.set(claim_key(chunk_id), LOST_CLAIM, ex=CLAIM_TTL_S, get=True)
+            holders = pipeline.execute()
+        return {chunk_id for chunk_id, holder in zip(lost, holders, strict=True) if holder not in (None, LOST_CLAIM)}
 
     def _fail_late(self) -> None:
         with database.session(self._engine) as session:
@@ -248,9 +264,10 @@ class Dispatcher:
         resident = {key for worker in workers for key in worker.resident}
         self._demands.met(resident & demands.keys())
         queues = dict(backlog.queues)
+        now_s = self._redis.time()[0] if demands else 0
         for key, demand in demands.items():
             queue = queues.get(key, residency.Queue(model_key=key, engine=demand.model.engine))
-            waited_s = max(0.0, time.time() - demand.since_s)
+            waited_s = max(0.0, now_s - demand.since_s)
             queues[key] = residency.waited_for(queue, demand_s=waited_s)
         actions = residency.plan(list(queues.values()), workers, chunk_units=self._settings.chunk_units, models=costs)
         for action in actions:

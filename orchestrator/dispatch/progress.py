@@ -19,21 +19,26 @@ log = structlog.get_logger()
 _FINISH = sa.text(
     """
     UPDATE unit SET
-        attempts = attempts + CASE news.outcome WHEN 'retry' THEN 1 ELSE 0 END,
+        attempts = attempts + news.attempt,
+        losses = losses + CASE news.outcome WHEN 'lost' THEN 1 ELSE 0 END,
         state = CASE
             WHEN news.outcome = 'done' THEN 'done'
-            WHEN news.outcome = 'failed' THEN 'failed'
-            WHEN news.outcome = 'retry' AND attempts + 1 >= :max_attempts THEN 'failed'
+            WHEN news.outcome = 'failed' OR news.attempt > 0 AND attempts + news.attempt >= :max_attempts THEN 'failed'
             ELSE 'pending' END,
         completion = CASE
-            WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
-            ELSE news.completion END,
+            WHEN news.outcome IN ('done', 'failed') OR news.attempt > 0 AND attempts + news.attempt >= :max_attempts
+            THEN news.completion END,
         ended_at = CASE
-            WHEN news.outcome = 'again' OR (news.outcome = 'retry' AND attempts + 1 < :max_attempts) THEN NULL
-            ELSE now() END,
+            WHEN news.outcome IN ('done', 'failed') OR news.attempt > 0 AND attempts + news.attempt >= :max_attempts
+            THEN now() END,
         device_s = device_s + coalesce((news.completion->>'device_s')::float, 0),
         load_s = load_s + coalesce((news.completion->>'load_s')::float, 0)
-    FROM jsonb_to_recordset(CAST(:news AS jsonb)) AS news(id bigint, chunk_id bigint, outcome text, completion jsonb)
+    FROM (
+        SELECT told.*, CASE told.outcome WHEN 'retry' THEN 1 WHEN 'lost' THEN chunk.alone::int ELSE 0 END AS attempt
+        FROM jsonb_to_recordset(CAST(:news AS jsonb))
+            AS told(id bigint, chunk_id bigint, outcome text, completion jsonb)
+        JOIN chunk ON chunk.id = told.chunk_id
+    ) AS news
     WHERE unit.id = news.id AND unit.chunk_id = news.chunk_id AND unit.state = 'sent'
     RETURNING unit.id, unit.instance_id, unit.model_key, news.outcome
     """
@@ -90,7 +95,7 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
         costs.note_load(session, worker, load)
     costs.note_speeds(session, worker, message.speeds)
     chunks.renew(session, message.chunks, worker=worker, lease_s=lease_s)
-    chunks.end(session, message.ended, worker=worker, max_attempts=max_attempts)
+    chunks.end(session, message.ended, worker=worker, is_draining=message.state.draining, max_attempts=max_attempts)
     for model_key, reason in faults.items():
         quarantine.model(session, model_key, reason)
     session.execute(_SEEN, {"name": worker, "state": message.state.model_dump_json()})
@@ -116,9 +121,11 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
 
 
 def _outcome(completion: Completion) -> str:
-    """done, failed (for good), retry (costs an attempt) or again (costs none)."""
+    """done, failed (for good), retry (costs an attempt), lost (costs one if it ran alone) or again (costs none)."""
     if completion.fault in ("request", "model"):
         return "failed"
+    if completion.engine_died:
+        return "lost"
     if completion.fault == "engine" or completion.finish_reason == "error" or completion.error:
         return "retry"
     return "again" if completion.finish_reason == "abort" else "done"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 import anyio
@@ -39,6 +39,10 @@ RESIDENT_POLL_S = 0.05
 """How often to look whether a demanded model has become resident; a load takes seconds at least."""
 READ_BLOCK_S = 1.0
 """Longest wait for a delta before looking whether the worker still lives."""
+ANSWER_S = 5.0
+"""A broker that takes so long for what takes a millisecond is away, whatever its connections say."""
+SEND_S = 15.0
+"""A send has tries of its own, within this time."""
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
@@ -117,6 +121,8 @@ class BrokerTransport:
         self._forgetting: set[asyncio.Task[None]] = set()
         self._sent: Counter[str] = Counter()
         """Worker -> requests sent to it from here that have not ended."""
+        self._ahead_s = 0.0
+        """How far this machine's clock is ahead of Redis's: each look at the workers tells."""
 
     @classmethod
     def connect(cls, settings: Settings) -> "BrokerTransport":
@@ -139,15 +145,19 @@ class BrokerTransport:
 
     async def ping(self) -> None:
         """Raises `NoBroker` where the broker cannot be reached."""
-        with _reaching_broker():
+        async with _reaching_broker():
             await self._redis.ping()
 
     async def workers(self) -> list[WorkerState]:
         """The workers that reported lately and are not about to leave."""
-        with _reaching_broker():
-            entries = await self._redis.hgetall(WORKERS_KEY)
+        async with _reaching_broker(), self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.hgetall(WORKERS_KEY)
+            pipeline.time()
+            entries, (seconds, micros) = await pipeline.execute()
+        now_s = seconds + micros / 1e6
+        self._ahead_s = time.time() - now_s
         states = (WorkerState.model_validate_json(entry) for entry in entries.values())
-        oldest = time.time() - WORKER_STALE_S
+        oldest = now_s - WORKER_STALE_S
         alive = [state for state in states if state.at >= oldest and not state.draining]
         # Workers report every second: what was sent since is known here alone.
         return [
@@ -208,15 +218,15 @@ class BrokerTransport:
 
     async def _load_error(self, model: Model) -> str | None:
         """Why the latest load of this model failed, if that was a moment ago."""
-        with _reaching_broker():
+        async with _reaching_broker():
             reason = await self._redis.get(load_error_key(model.key))
         return None if reason is None else str(reason)
 
     async def _is_demanded(self, model: Model, *, write: bool) -> bool:
         """Whether the demand for this model stands, written first if asked to. The dispatcher takes it away."""
-        with _reaching_broker():
+        async with _reaching_broker():
             if write:
-                demand = Demand(model=model, since_s=time.time())
+                demand = Demand(model=model, since_s=time.time() - self._ahead_s)
                 await self._redis.hsetnx(DEMAND_KEY, model.key, demand.model_dump_json())
                 return True
             return bool(await self._redis.hexists(DEMAND_KEY, model.key))
@@ -224,11 +234,11 @@ class BrokerTransport:
     async def _exchange(
         self, request: Request, model: Model, worker: str, deadline_s: float
     ) -> AsyncGenerator[Delta, None]:
-        message = OnlineRequest(request=request, model=model, deadline_s=deadline_s)
+        message = OnlineRequest(request=request, model=model, deadline_s=deadline_s - self._ahead_s)
         finished = False
         self._sent[worker] += 1
         try:
-            with _reaching_broker():
+            async with _reaching_broker(SEND_S):
                 await anyio.to_thread.run_sync(broker.send, self._app, ONLINE_TASK, online_queue(worker), message)
             async for delta in self._replies(request.id, worker, deadline_s):
                 finished = delta.completion is not None
@@ -237,14 +247,14 @@ class BrokerTransport:
                     return
         finally:
             self._sent[worker] -= 1
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(ANSWER_S, shield=True):
                 await self._forget(request.id, cancel=not finished)
 
     async def _replies(self, request_id: str, worker: str, deadline_s: float) -> AsyncIterator[Delta]:
         stream, position = reply_stream(request_id), "0"
         while (left_s := deadline_s - time.time()) > 0:
             block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
-            with _reaching_broker():
+            async with _reaching_broker(block_ms / 1000 + ANSWER_S):
                 entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
             for entry_id, fields in _entries(entries):
                 position = entry_id
@@ -258,9 +268,10 @@ class BrokerTransport:
 
     async def _lives(self, worker: str) -> bool:
         """Whether it reported lately (one that is draining still finishes what it has)."""
-        with _reaching_broker():
+        async with _reaching_broker():
             entry = await self._redis.hget(WORKERS_KEY, worker)
-        return entry is not None and WorkerState.model_validate_json(entry).at >= time.time() - WORKER_STALE_S
+        oldest = time.time() - self._ahead_s - WORKER_STALE_S
+        return entry is not None and WorkerState.model_validate_json(entry).at >= oldest
 
     async def _forget(self, request_id: str, *, cancel: bool) -> None:
         """Leave nothing behind; a request that nobody waits for any more is cancelled."""
@@ -280,13 +291,16 @@ class BrokerTransport:
             await self._redis.delete(reply_stream(request_id))
 
 
-@contextlib.contextmanager
-def _reaching_broker() -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def _reaching_broker(bound_s: float = ANSWER_S) -> AsyncIterator[None]:
+    """Turns a broker that is away, or takes longer than `bound_s`, into `NoBroker`."""
     try:
-        yield
-    except (RedisError, OperationalError, OSError) as error:
+        async with asyncio.timeout(bound_s):
+            yield
+    except (RedisError, OperationalError, OSError) as error:  # TimeoutError is an OSError
         raise NoBroker(
-            f"the broker (REDIS_URL) cannot be reached: {error}; `muster up` restarts it, or look at its log"
+            f"the broker (REDIS_URL) cannot be reached: {str(error) or 'no answer'}; "
+            "`muster up` restarts it, or look at its log"
         ) from error
 
 

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import alembic.command
 import alembic.config
+import alembic.runtime.migration
+import alembic.script
 import psycopg
 import sqlalchemy as sa
 import structlog
@@ -21,6 +23,10 @@ POOL_SIZE = 5
 """Connections kept per process; a few processes share one PostgreSQL with 100 connections by default."""
 POOL_OVERFLOW = 5
 LOCK_POLL_S = 0.5
+MIGRATION_LOCK_S = 1
+MIGRATION_PAUSE_S = 1.0
+MIGRATION_TRIES = 300
+"""Ten minutes of giving way to readers: a download of results holds its transaction as long."""
 
 log = structlog.get_logger()
 
@@ -60,13 +66,41 @@ def session(engine: sa.Engine) -> Iterator[Session]:
 
 
 def migrate(target: sa.Engine | str) -> None:
-    """Bring the schema to the newest version. Safe to call from several processes at once."""
+    """Bring the schema to the newest version. Safe to call from several processes at once, and beside readers.
+
+    A change of a table waits for those who read it, and all who come later wait behind the change: so it waits
+    for `MIGRATION_LOCK_S` at most, gives way, and tries again. Raises `sqlalchemy.exc.OperationalError` in the end.
+    """
     engine = engine_for(target, pool_size=1) if isinstance(target, str) else target
+    try:
+        for tries_left in reversed(range(MIGRATION_TRIES)):
+            try:
+                return _upgrade(engine)
+            except sa.exc.OperationalError as error:
+                if not tries_left or not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                    raise
+                log.info("a migration waits for somebody who reads the table; it tries again")
+                time.sleep(MIGRATION_PAUSE_S)
+    finally:
+        if isinstance(target, str):
+            engine.dispose()
+
+
+def _upgrade(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key("migrate")})
-        alembic.command.upgrade(alembic_config(connection), "head")
-    if isinstance(target, str):
-        engine.dispose()
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_S}s'"))
+        config = alembic_config(connection)
+        if _is_newer(connection, alembic.script.ScriptDirectory.from_config(config)):
+            log.info("a newer Muster has brought the database forward; this one goes on with it")
+        else:
+            alembic.command.upgrade(config, "head")
+
+
+def _is_newer(connection: sa.Connection, known: alembic.script.ScriptDirectory) -> bool:
+    """Whether the schema is of a version that this code does not know: an old process beside an upgrade."""
+    present = alembic.runtime.migration.MigrationContext.configure(connection).get_current_heads()
+    return not set(present) <= {revision.revision for revision in known.walk_revisions()}
 
 
 def alembic_config(connection: sa.Connection) -> alembic.config.Config:

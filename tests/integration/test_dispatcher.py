@@ -21,12 +21,14 @@ from tests.fake_worker import FakeWorker
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
+    LOST_CLAIM,
     Chunk,
     Completion,
     Demand,
     LoadEvent,
     Model,
     Request,
+    claim_key,
     load_error_key,
 )
 
@@ -140,11 +142,63 @@ def test_what_a_draining_worker_hands_back_costs_nothing(driver: Driver, fake: F
     run = submit(driver, 1)
     chunk = chunk_for(driver, fake)
     fake.held = []
-    fake.say(ended=[chunk.id])
+    fake.say(ended=[chunk.id], draining=True)
+    fake.say()
     again = chunk_for(driver, fake)
     assert again.id > chunk.id
     driver.until(lambda: driver.is_done(run), also=fake.work)
     assert driver.scalar("SELECT attempts + losses FROM unit") == 0
+
+
+def test_what_a_worker_gives_back_again_and_again_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+
+    def give_back() -> None:
+        ended = [chunk.id for chunk in fake.take()]
+        fake.held = []
+        fake.say(ended=ended)
+
+    driver.until(lambda: driver.is_done(run), also=give_back)
+    assert "gave it back" in str(driver.scalar("SELECT error FROM instance"))
+    assert driver.scalar("SELECT losses FROM unit") == 2 + driver.settings.max_attempts
+
+
+def test_an_engine_that_dies_costs_an_attempt_only_what_ran_alone(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 3)
+
+    def answer(request: Request) -> Completion:
+        died = {"finish_reason": "error", "fault": "engine", "error": "signal 9", "engine_died": True}
+        return Completion.model_validate({"id": request.id, **died})
+
+    def work() -> None:
+        fake.say()
+        for chunk in fake.take():
+            is_poisoned = any("number 1?" in request.messages[-1].content for request in chunk.requests)
+            fake.finish(chunk, answer if is_poisoned else None)
+
+    driver.until(lambda: driver.is_done(run), also=work)
+    with driver.session() as session:
+        errors = {line["id"]: line["error"] for line in runs.results(session, run)}
+    assert errors == {"line0": None, "line1": "no expert answered: ada: signal 9", "line2": None}
+
+
+def test_a_worker_that_dies_before_it_mentions_its_chunk_is_a_loss_all_the_same(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    submit(driver)
+    chunk = chunk_for(driver, fake)
+    client.set(claim_key(chunk.id), "fake/1")
+    fake.held = []
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
+    assert driver.scalar("SELECT min(losses) FROM unit") == 1
+
+
+def test_a_lost_chunk_can_be_claimed_no_more(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+    submit(driver)
+    chunk = chunk_for(driver, fake)
+    fake.held = []
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
+    assert client.get(claim_key(chunk.id)) == LOST_CLAIM
 
 
 def test_a_model_that_fails_to_load_three_times_in_a_row_is_set_aside(driver: Driver, fake: FakeWorker) -> None:

@@ -71,6 +71,15 @@ def test_the_same_chunk_sent_twice_runs_once(worker: WorkerProcess, number: int)
     assert list(worker.finished(number)) == ["u1"]
 
 
+def test_a_chunk_that_was_given_up_is_not_begun(worker: WorkerProcess, number: int) -> None:
+    worker.redis.set(messages.claim_key(number), messages.LOST_CLAIM)
+    worker.send(chunk(number, stub(number), [request("u1")]))
+    worker.send(chunk(number + 1, stub(number), [request("u2")]))
+    worker.wait_ended(number + 1)
+    assert worker.finished(number) == {}
+    assert worker.ended() == [number + 1]
+
+
 def test_each_model_loads_once_though_its_chunks_come_mixed(worker: WorkerProcess, number: int) -> None:
     first, second = stub(number, "load_s=0.3&latency_s=0.2"), stub(number + 1, "latency_s=0.1")
     ids = range(number, number + 6)

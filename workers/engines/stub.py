@@ -14,6 +14,9 @@
 | `hang_at` | from its so many-th request on, the engine stands still |
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 | `merges` | probability that it is right when it merges others' answers; by default as when it answers itself |
+| `says` | what it answers to every question, whatever the question holds |
+| `endless` | 1: it says that over and over until it is cut off |
+| `journal` | a file to which the start of each request is appended: seconds of the monotonic clock, and its id |
 
 The stub knows nothing. So that experts of known strength can be made, a question may carry its own answer in a
 mark: `[stub:gold=C]`, with `[stub:skill=algebra,geometry]`. Whether an expert "knows" it is drawn from a hash of
@@ -29,7 +32,9 @@ import hashlib
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -66,6 +71,9 @@ class StubOptions(BaseModel):
     p: float = 0.9
     q: float = 0.3
     merges: float | None = None
+    says: str | None = None
+    endless: bool = False
+    journal: Path | None = None
 
     @field_validator("good", mode="before")
     @classmethod
@@ -76,7 +84,7 @@ class StubOptions(BaseModel):
     def read(cls, source: str) -> Self:
         """Raises ModelError naming the option that is wrong."""
         try:
-            return cls.model_validate(dict(parse_qsl(urlsplit(source).query)))
+            return cls.model_validate(dict(parse_qsl(urlsplit(source).query, keep_blank_values=True)))
         except ValidationError as error:
             first = error.errors()[0]
             raise ModelError(f"{source}: option {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -116,6 +124,7 @@ class StubEngine:
         prompt_tokens = sum(len(message.content.split()) for message in request.messages)
         if prompt_tokens > self._options.context:
             raise RequestError(f"the prompt has {prompt_tokens} tokens, the model's context {self._options.context}")
+        self._note_start(request)
         marks = read_marks(request.messages)
         await self._trouble(marks)
         self._prompt_tokens += prompt_tokens
@@ -150,6 +159,12 @@ class StubEngine:
 
     async def close(self) -> None:
         self._die("the engine was closed")
+
+    def _note_start(self, request: Request) -> None:
+        """One short write to a file opened for appending: lines of several processes do not mix."""
+        if self._options.journal is not None:
+            with self._options.journal.open("a") as journal:
+                journal.write(f"{time.monotonic():.6f} {request.id}\n")
 
     async def _trouble(self, marks: dict[str, str]) -> None:
         if "error" in marks:
@@ -194,6 +209,8 @@ def read_marks(messages: Sequence[ChatMessage]) -> dict[str, str]:
 
 def answer(source: str, options: StubOptions, request: Request, marks: dict[str, str]) -> str:
     """What the stub says: a pure function of its arguments."""
+    if options.says is not None:
+        return " ".join([options.says] * (request.sampling.max_tokens + 1 if options.endless else 1))
     if "say" in marks:
         return marks["say"]
     spoken = request.messages[-1].content

@@ -1,5 +1,7 @@
 """The stub engine answers the same to the same, and knows what it is told to know."""
 
+from pathlib import Path
+
 import pytest
 
 from workers.engines.engine import EngineError, ModelError, RequestError
@@ -20,6 +22,22 @@ async def generate(source: str, request: Request) -> Completion:
     deltas = [delta async for delta in engine.generate(request, stream=False)]
     assert deltas[-1].completion is not None
     return deltas[-1].completion
+
+
+async def test_what_it_is_told_to_say_it_says_to_everything() -> None:
+    assert (await generate("stub:a?says=hmm", asked(QUESTION))).text == "hmm"
+    assert (await generate("stub:a?says=", asked(QUESTION))).text == ""
+    endless = await generate("stub:a?says=and+so+on&endless=1", asked(QUESTION))
+    assert (endless.finish_reason, endless.completion_tokens) == ("length", asked(QUESTION).sampling.max_tokens)
+
+
+async def test_its_journal_has_the_start_of_each_request(tmp_path: Path) -> None:
+    journal = tmp_path / "starts"
+    for _ in range(2):
+        await generate(f"stub:a?journal={journal}", asked(QUESTION))
+    times, ids = zip(*(line.split() for line in journal.read_text().splitlines()), strict=True)
+    assert list(times) == sorted(times, key=float)
+    assert set(ids) == {asked(QUESTION).id}
 
 
 async def share_right(source: str, question: str) -> float:

@@ -1,0 +1,159 @@
+"""Valkey and PostgreSQL that forget, restart and go away."""
+
+import codecs
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from redis.client import Monitor
+
+from orchestrator.local.embedded import postgres_binaries
+from orchestrator.storage import database
+from tests.faults.checker import check
+from tests.faults.house import House, lines, until_raises_nothing
+from tests.faults.ledger import Fault
+from tests.waiting import until
+from workers.messages import PROGRESS_STREAM
+
+COPIES = 2
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+@pytest.mark.fault("4", "Valkey flushed in mid-run")
+def test_a_flushed_broker_costs_time_and_no_line(house: House, fault: Fault, is_full: bool) -> None:
+    slow = house.stub("one", latency_s=0.1)
+    experts = house.pool({"ada": slow, "bob": slow})
+    with fault.attempt():
+        run = house.submit(experts, lines(150))
+        for done in range(20, 220, 40 if is_full else 100):
+            run.wait_done(done)
+            house.redis.flushall()
+        run.wait_end()
+        check(fault, run)
+
+
+@pytest.mark.fault("4b", "Valkey restarted in mid-run")
+@pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restarted_broker_costs_time_and_no_line(house: House, fault: Fault, death: signal.Signals) -> None:
+    slow = house.stub("one", latency_s=0.1)
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": slow, "bob": slow}), lines(100))
+        run.wait_done(20)
+        assert house.valkey.process is not None
+        house.valkey.process.send_signal(death)
+        house.valkey.process.wait()
+        house.valkey.start()
+        until_raises_nothing(run.has_ended, timeout_s=40)
+        check(fault, run)
+
+
+@pytest.mark.fault("5", "PostgreSQL away")
+@pytest.mark.timeout(240)
+def test_without_the_database_workers_go_on_and_nothing_is_lost(house: House, fault: Fault, is_full: bool) -> None:
+    slow = house.stub("one", latency_s=0.2)
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": slow, "bob": slow}), lines(100))
+        run.wait_done(20)
+        house.postgres.stop()
+        time.sleep(60 if is_full else 5)
+        house.postgres.start()
+        until_raises_nothing(run.has_ended, timeout_s=60)
+        check(fault, run)
+        experts = house.pool({"cyd": slow})
+        until(lambda: house.ask("Again? [stub:gold=7]", experts).status_code == 200)
+
+
+@pytest.mark.fault("5b", "PostgreSQL lost, restored from a backup")
+def test_a_run_goes_on_from_where_the_backup_was_taken(house: House, fault: Fault, tmp_path: Path) -> None:
+    """With the commands of docs/operations.md."""
+    programs, dump = postgres_binaries(tmp_path), tmp_path / "muster.dump"
+    restored_url = house.postgres.url_of("restored")
+    slow = house.stub("one", latency_s=0.2)
+    lost = house.engine
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": slow}), lines(100))
+        run.wait_done(30)
+        subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", house.postgres.url], check=True)
+        run.wait_done(50)
+        for part in house.parts.values():
+            part.kill()
+        with psycopg.connect(house.postgres.url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE restored")
+        subprocess.run([programs / "pg_restore", "--no-owner", f"--dbname={restored_url}", dump], check=True)
+        house.redis.flushall()
+        house.engine = database.connect(house.settings.model_copy(update={"database_url": restored_url}))
+        try:
+            for part in house.parts.values():
+                part.start(DATABASE_URL=restored_url)
+            until(house.is_ready, timeout_s=30)
+            run.wait_end()
+            check(fault, run)
+        finally:
+            house.engine.dispose()
+            house.engine = lost
+
+
+@pytest.mark.fault("8", "every message three times")
+def test_messages_that_come_three_times_count_once(house: House, fault: Fault) -> None:
+    model = house.stub("one", latency_s=0.02)
+    with fault.attempt(), tripled(house) as copied:
+        run = house.submit(house.pool({"ada": model, "bob": model}), lines(100))
+        run.wait_end()
+        assert check(fault, run).starts <= 200 + run.losses()
+        assert run.units("attempts > 0") == run.unexplained_losses() == 0
+    assert copied["chunks"] >= COPIES * 4
+    assert copied["progress"] >= COPIES * 4
+
+
+@contextlib.contextmanager
+def tripled(house: House) -> Iterator[dict[str, int]]:
+    """Whatever is sent to a worker or the orchestrator is sent twice more, as soon as the broker has it."""
+    copied = {"chunks": 0, "progress": 0}
+    ends = threading.Event()
+    listening = threading.Event()
+    client: redis.Redis = redis.Redis.from_url(house.valkey.url, decode_responses=True)
+
+    def copy(words: list[str]) -> None:
+        match words:
+            case ["LPUSH", queue, task] if queue.startswith(("bulk.", "online.")) and '"copy"' not in task:
+                for _ in range(COPIES):
+                    again = json.loads(task)
+                    again["headers"]["copy"] = True
+                    again["properties"]["delivery_tag"] = str(uuid.uuid4())
+                    client.lpush(queue, json.dumps(again))
+                    copied["chunks"] += 1
+            case ["XADD", stream, *_, "progress", progress] if stream == PROGRESS_STREAM:
+                for _ in range(COPIES):
+                    client.xadd(PROGRESS_STREAM, {"progress": progress, "copy": "1"})
+                    copied["progress"] += 1
+
+    def listen() -> None:
+        with Monitor(client.connection_pool) as monitor:  # type: ignore[no-untyped-call]
+            listening.set()
+            while not ends.is_set():
+                copy(_words(str(monitor.connection.read_response())))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    try:
+        assert listening.wait(10)
+        yield copied
+    finally:
+        ends.set()
+        thread.join(10)  # the workers' progress makes MONITOR speak every second
+        client.close()
+
+
+def _words(line: str) -> list[str]:
+    """The words of a command as MONITOR prints it, each in quotes, with what is not ASCII escaped byte by byte."""
+    return [codecs.decode(word, "unicode_escape").encode("latin-1").decode() for word in _WORD.findall(line)]

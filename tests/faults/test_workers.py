@@ -1,0 +1,182 @@
+"""Workers that die, drain, freeze, come back, and read the wrong time."""
+
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import kombu.connection
+import pytest
+
+from tests.faults.checker import check, judge
+from tests.faults.house import LEASE_S, House, lines
+from tests.faults.ledger import Fault
+from tests.waiting import until
+from workers.celery_app import VISIBILITY_TIMEOUT_S
+from workers.messages import bulk_queue
+
+SKEW_S = 300
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static time_t skew(void) { const char *by = getenv("CLOCK_SKEW_S"); return by ? atol(by) : 0; }
+int clock_gettime(clockid_t id, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, now);
+    if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) now->tv_sec += skew();
+    return failed;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    struct timespec at;
+    int failed = clock_gettime(CLOCK_REALTIME, &at);
+    now->tv_sec = at.tv_sec; now->tv_usec = at.tv_nsec / 1000;
+    return failed;
+}
+time_t time(time_t *out) {
+    struct timespec at;
+    clock_gettime(CLOCK_REALTIME, &at);
+    if (out) *out = at.tv_sec;
+    return at.tv_sec;
+}
+"""
+"""What libfaketime does, as far as it is needed: another wall clock for one process, by the C library."""
+
+
+@pytest.mark.fault("1", "worker killed at a random point")
+@pytest.mark.timeout(900)
+def test_a_worker_killed_at_random_points_loses_no_line(house: House, fault: Fault, is_full: bool) -> None:
+    slow = house.stub("one", latency_s=0.05)
+    experts = house.pool({"ada": slow, "bob": slow})
+    draw = random.Random(1)
+    for _ in range(20 if is_full else 3):
+        with fault.attempt():
+            run = house.submit(experts, lines(60))
+            run.wait_done(1)
+            time.sleep(draw.uniform(0, 0.6))  # the random point, not a wait for something
+            house.workers[draw.randrange(2)].kill()
+            house.keep_running(run, timeout_s=40)
+            check(fault, run)
+
+
+@pytest.mark.fault("2", "SIGTERM: what runs ends, the rest is handed back")
+def test_a_drained_worker_costs_no_unit_anything(house: House, fault: Fault) -> None:
+    slow = house.stub("one", latency_s=0.2)
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": slow}), lines(120))
+        run.wait_done(10)
+        for worker in house.workers:
+            assert worker.stop() == 0
+            worker.start()
+        run.wait_end()
+        check(fault, run)
+        assert run.units("attempts > 0") == run.unexplained_losses() == 0
+
+
+@pytest.mark.fault("6", "task outlives the visibility timeout")
+def test_a_message_delivered_again_while_it_runs_is_dropped(house: House, fault: Fault) -> None:
+    house.redis.delete("unacked", "unacked_index")  # what was given out to workers that were killed since
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": house.stub("one", latency_s=2)}), lines(64))
+        until(lambda: house.redis.zcard("unacked_index") == 2)
+        # In the broker's own books: given out half a day ago.
+        age_s = VISIBILITY_TIMEOUT_S + 60
+        tags: Any = house.redis.zrange("unacked_index", 0, -1)
+        for tag in tags:
+            house.redis.zincrby("unacked_index", -age_s, tag)
+        # What every consumer does once in a hundred seconds.
+        options = {"visibility_timeout": VISIBILITY_TIMEOUT_S, "priority_steps": [0]}
+        with kombu.connection.Connection(house.valkey.url, transport_options=options) as broker:  # type: ignore[no-untyped-call]
+            broker.default_channel.qos.restore_visible(interval=1)
+        # Given out again, dropped and acknowledged, while the first delivery still runs.
+        queues = [bulk_queue(worker.name) for worker in house.workers]
+        until(lambda: not house.redis.zcard("unacked_index") and not house.redis.exists(*queues))
+        assert run.units("state = 'sent'")
+        run.wait_end()
+        assert check(fault, run).starts <= 64 + run.losses()
+
+
+@pytest.mark.fault("7", "frozen past its lease, then thawed")
+def test_a_frozen_worker_comes_back_too_late_for_everything(house: House, fault: Fault) -> None:
+    frozen, other = house.workers
+    other.stop()
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": house.stub("one", latency_s=0.3)}), lines(60))
+        run.wait_done(8)
+        frozen.freeze()
+        other.start()
+        run.wait_end()
+        starts = judge(run).starts
+        house.orchestrator.forget()
+        frozen.forget()
+        frozen.thaw()
+        until(lambda: frozen.says("is another's, or was given up: dropped"))
+        until(lambda: house.orchestrator.says("completions refused"))
+        assert check(fault, run).starts == starts
+
+
+@pytest.mark.fault("10", "a line that kills its engine")
+@pytest.mark.parametrize("dies", ["engine", "worker"])
+@pytest.mark.timeout(240)
+def test_a_poisonous_line_is_isolated_and_the_rest_is_answered(
+    house: House, fault: Fault, dies: str, is_full: bool
+) -> None:
+    if dies == "worker" and not is_full:
+        pytest.skip("five leases long: in the full form only")
+    model = house.stub("one", child=int(dies == "engine"), latency_s=0.05)
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": model}), [*lines(40), *lines(1, prefix="bad", marks="[stub:poison]")])
+        house.keep_running(run, timeout_s=120)
+        check(fault, run, failed=1)
+        (bad,) = [line for line in run.results() if line["error"]]
+        assert bad["id"] == "bad0"
+        assert run.units("state = 'failed'") == 1
+
+
+@pytest.mark.fault("11", "an engine hangs while its health is green")
+def test_a_line_that_hangs_its_engine_is_isolated(house: House, fault: Fault) -> None:
+    for worker in house.workers:
+        worker.kill()
+        worker.start("--stall-s", "1")
+    with fault.attempt():
+        model = house.stub("one", child=1)
+        run = house.submit(house.pool({"ada": model}), [*lines(20), *lines(1, prefix="bad", marks="[stub:hang]")])
+        run.wait_end()
+        check(fault, run, failed=1)
+        assert "computed nothing" in next(line["error"] for line in run.results() if line["error"])
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> Path:
+    """A library that moves the wall clock of the process it is loaded into."""
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("no C compiler to build the clock shim with")
+    source, library = tmp_path / "clock.c", tmp_path / "clock.so"
+    source.write_text(SHIM)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    return library
+
+
+@pytest.mark.fault("26", "clocks five minutes ahead and behind")
+def test_only_the_clocks_of_the_servers_count(house: House, fault: Fault, shim: Path) -> None:
+    for worker, skew_s in zip(house.workers, (SKEW_S, -SKEW_S), strict=True):
+        worker.kill()
+        worker.start(LD_PRELOAD=str(shim), CLOCK_SKEW_S=str(skew_s))
+    for worker in house.workers:
+        until(lambda name=worker.name: (state := house.state(name)) and abs(state.at - time.time()) < LEASE_S)  # type: ignore[misc]
+    model = house.stub("one", latency_s=0.1)
+    experts = house.pool({"ada": model, "bob": model})
+    with fault.attempt():
+        run = house.submit(experts, lines(60))
+        run.wait_done(5)
+        house.workers[1].kill()
+        house.workers[1].start(LD_PRELOAD=str(shim), CLOCK_SKEW_S=str(SKEW_S))
+        run.wait_end()
+        check(fault, run)
+        for _ in range(4):  # either worker may be asked
+            assert house.ask("What is it? [stub:gold=7]", experts, budget={"seconds": 10}).status_code == 200
