@@ -23,6 +23,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from orchestrator import wrong_field
 from orchestrator.online import deciding, gateway, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
@@ -166,21 +167,8 @@ def _invalid(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _broken_json(error, first)
-    place = [str(part) for part in first["loc"][1:] if not _is_type_name(part)]
-    param = ".".join(place) or None
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return ApiError(400, f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"there is no parameter {param!r}", param=param, code="unknown_parameter")
-    return ApiError(
-        400, f"{param or 'the body'}: {message[:1].lower()}{message[1:]}", param=param, code="invalid_value"
-    )
-
-
-def _is_type_name(part: object) -> bool:
-    """Pydantic names a union's member in the path: "messages.0.content.str" is `messages.0.content` to a client."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or "constrained-" in part)
+    wrong = wrong_field.describe(first, first["loc"][1:])
+    return ApiError(400, wrong.message, param=wrong.param, code=wrong.code)
 
 
 def _broken_json(error: RequestValidationError, first: Mapping[str, Any]) -> ApiError:

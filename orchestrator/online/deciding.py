@@ -16,7 +16,7 @@ import numpy as np
 from sqlmodel import Session
 
 from orchestrator import annotation, recruiting
-from orchestrator.online import transport
+from orchestrator.online import explanation, transport
 from orchestrator.online.query import Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
 from orchestrator.pool import experts
@@ -64,35 +64,18 @@ class Decision:
 
     def as_json(self) -> dict[str, Any]:
         """The decision with its reasons, as clients and the database get it."""
-        names = [recruit.expert for recruit in self.recruitment.recruits]
-        return {
-            "strategy": self.recruitment.strategy,
-            "annotation": self.annotated.method,
-            "skills": [
-                {"skill": match.skill, "similarity": round(match.similarity, 4), "keyword": match.keyword}
-                for match in self.recruitment.skills
-            ],
-            "recruits": [
-                {
-                    "expert": recruit.expert,
-                    "suitability": round(recruit.suitability, 4),
-                    "weight": round(recruit.weight, 4),
-                    "probability": None if recruit.probability is None else round(recruit.probability, 4),
-                    "uncertainty": None if recruit.uncertainty is None else round(recruit.uncertainty, 4),
-                    "why": recruit.why,
-                }
-                for recruit in self.recruitment.recruits
-            ],
-            "off_domain": self.recruitment.off_domain,
-            "note": "; ".join(filter(None, (self.annotated.note, self.recruitment.note))),
-            "seed": self.seed,
-            "versions": {
+        return explanation.decided(
+            self.recruitment,
+            annotation=self.annotated.method,
+            note=self.annotated.note,
+            seed=self.seed,
+            versions={
                 "pool": self.pool.version,
                 "question_set": f"{self.pool.question_set}@{self.pool.question_set_version}",
-                "experts": {name: self.pool.experts[name].version for name in names},
-                "profiles": {name: self.pool.profile_versions[name] for name in names},
+                "experts": {name: expert.version for name, expert in self.pool.experts.items()},
+                "profiles": self.pool.profile_versions,
             },
-        }
+        )
 
 
 def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
@@ -100,8 +83,12 @@ def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
 
     Only what is sure to be too long: on the border the engine, which can count, decides.
     """
+    refuse_too_long_for(query, max((expert.model.context_tokens for expert in candidates), default=0))
+
+
+def refuse_too_long_for(query: Query, longest: int) -> None:
+    """Raise `QueryRefused` for a conversation that fits no context of `longest` tokens, whatever the tokenizer."""
     chars = sum(len(turn.content) for turn in query.conversation)
-    longest = max((expert.model.context_tokens for expert in candidates), default=0)
     if chars > longest * CHARS_PER_TOKEN_MAX:
         raise QueryRefused(
             f"the messages have {chars} characters; the longest context here is {longest} tokens",
@@ -149,7 +136,7 @@ class Decider:
         begun = time.monotonic()
         annotated = await self._annotate(query, pool, deadline_s)
         annotate_s = time.monotonic() - begun
-        seed = query.options.seed if query.options.seed is not None else _seed(query.question)
+        seed = query.options.seed if query.options.seed is not None else question_seed(query.question)
 
         def recruit() -> tuple[Ask, Recruitment]:
             ask = annotation.ask(query.question, annotated.skills, self._load_embedder())
@@ -210,7 +197,7 @@ class Decider:
         request = Request(
             id=f"{query.id}.annotate.{number}",
             messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
-            sampling=ANNOTATION_SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
+            sampling=ANNOTATION_SAMPLING.model_copy(update={"seed": question_seed(query.question) % 2**31 + number}),
         )
         stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)
         async with contextlib.aclosing(stream) as deltas:
@@ -239,6 +226,6 @@ def _k_and_calls(query: Query, pool: Pool, default_k: int) -> tuple[int, int]:
     return min(wanted, calls), calls
 
 
-def _seed(question: Question) -> int:
+def question_seed(question: Question) -> int:
     """The same question recruits the same experts, in `/v1/route` as in chat."""
     return int.from_bytes(hashlib.sha256(question.rendered().encode()).digest()[:7], "big")

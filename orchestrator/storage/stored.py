@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.fusion import Fused
+from orchestrator.online.query import Options, Query
 from orchestrator.recruiting.values import Answered, MatchedSkill, Recruit, Recruitment
 from skills.question import Question
+from workers.messages import ChatMessage
 
 
 def question_json(question: Question) -> dict[str, Any]:
@@ -30,6 +32,31 @@ def question_of(stored: Mapping[str, Any]) -> Question:
         answer=stored["answer"],
         category=stored["category"],
         skills=tuple(stored["skills"]),
+    )
+
+
+def query_json(query: Query) -> dict[str, Any]:
+    """A chat request as a batch's instances keep it, beside its question. `query_of` reads it."""
+    return {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in query.conversation],
+        "expert": query.expert,
+        "options": query.options.model_dump(mode="json", exclude_defaults=True),
+        "overrides": dict(query.overrides),
+    }
+
+
+def query_of(stored: Mapping[str, Any], question: Question) -> Query:
+    """The chat request that `query_json` wrote."""
+    overrides = dict(stored["overrides"])
+    if "stop" in overrides:
+        overrides["stop"] = tuple(overrides["stop"])
+    return Query(
+        id=question.id,
+        question=question,
+        conversation=tuple(ChatMessage(role=turn["role"], content=turn["content"]) for turn in stored["messages"]),
+        expert=stored["expert"],
+        options=Options.model_validate(stored["options"]),
+        overrides=overrides,
     )
 
 
@@ -112,3 +139,8 @@ def fused_json(fused: Fused) -> dict[str, Any]:
         "votes": {answer: float(weight) for answer, weight in fused.votes.items()},
         "note": fused.note,
     }
+
+
+def fused_of(stored: Mapping[str, Any]) -> Fused:
+    """What `fused_json` wrote."""
+    return Fused(**stored)
