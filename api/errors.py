@@ -6,6 +6,7 @@ no or a wrong API key                           401     authentication_error   i
 no such model, expert, file, run, route …       404     invalid_request_error  …_not_found
 the method is not allowed here                  405     invalid_request_error  method_not_allowed
 an expert that is not live; a name taken        409     invalid_request_error  expert_not_live, name_taken
+an idempotency key used for another request     409     invalid_request_error  idempotency_key_taken
 a body or file larger than the service takes    413     invalid_request_error  too_large
 too many queries in flight                      429     rate_limit_error       too_many_queries
 a fault of ours                                 500     server_error           internal_error
@@ -28,6 +29,7 @@ from orchestrator.online import deciding, gateway, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
 from orchestrator.runs import runs
+from orchestrator.runs.batches import batches
 from orchestrator.storage import files
 from skills.embed import EmbedderMissing
 
@@ -103,6 +105,8 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     transport.WorkerLost: _Shown(status=503, code="worker_lost", retry_after_s=RETRY_AFTER_S),
     transport.Late: _Shown(status=504, code="timeout", param="muster.budget.seconds"),
     runs.UnknownRun: _Shown(status=404, code="run_not_found"),
+    runs.KeyTaken: _Shown(status=409, code="idempotency_key_taken", param="Idempotency-Key"),
+    batches.CannotCancel: _Shown(status=409, code="batch_ended"),
     catalogue.UnknownProfile: _Shown(status=404, code="profile_not_found"),
     EmbedderMissing: _Shown(status=503, code="embedder_missing"),
 }

@@ -82,6 +82,7 @@ def _run(settings: Settings, engine: sa.Engine, stop: threading.Event, lock: dat
     ending.set()
     for loop in loops:
         loop.join()
+    stager.close()
     client.close()
     sender.close()
 

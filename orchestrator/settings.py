@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """Largest JSON body."""
     max_file_bytes: int = 512 * 2**20
     """Largest uploaded file."""
+    max_batch_file_bytes: int = 200 * 2**20
+    """Largest uploaded file with purpose "batch"."""
     allow_remote_code: bool = False
     """Whether experts may run code that comes with their weights (`trust_remote_code`)."""
     lease_s: float = 15.0

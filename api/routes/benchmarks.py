@@ -54,6 +54,10 @@ def submit(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Json:
     """Start a benchmark. With an `Idempotency-Key` header, sending it twice starts it once."""
+    digest = runs.digest(KIND, body.model_dump(mode="json"))
+    with gateway.session() as session:  # before the file is looked for: it may be gone by now
+        if (present := runs.submitted(session, idempotency_key, digest)) is not None:
+            return _shown(present, runs.counts(session, present.id))
     questions = _from_file(settings, body.file_id) if body.file_id else _from_set(gateway, body.name)
     with gateway.session() as session:
         if body.file_id:
@@ -72,6 +76,7 @@ def submit(
             seed=body.seed,
             baselines=body.baselines,
             idempotency_key=idempotency_key,
+            digest=digest,
         )
         session.refresh(run)
         return _shown(run, runs.counts(session, run.id))

@@ -15,6 +15,7 @@ from sqlmodel import Session
 from orchestrator.pool import registration
 from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.runs import finishing, runs
+from orchestrator.runs.batches.stages import Batches
 from orchestrator.runs.staging import aggregator, benchmark, profile
 from orchestrator.runs.staging.context import Context, Contexts
 from orchestrator.runs.staging.work import Batch, Instance, take
@@ -40,6 +41,11 @@ HANDLERS: Mapping[str, Mapping[str, Handler]] = {
         "generate": benchmark.generated,
         "annotate": benchmark.annotate_and_recruit,
     },
+    "batch": {
+        "fuse": benchmark.aggregated,
+        "generate": benchmark.generated,
+        "annotate": benchmark.annotate_and_recruit,
+    },
     "profile": {"generate": profile.grade, "recruit": profile.ask},
     "aggregator": {"fuse": aggregator.ask},
 }
@@ -55,9 +61,14 @@ class Stager:
         self._engine = engine
         self._settings = settings
         self._contexts = Contexts(load_embedder=load_embedder)
+        self._batches = Batches(engine=engine, settings=settings, contexts=self._contexts)
         self._sizes: dict[tuple[str, str], int] = defaultdict(lambda: BATCH_MIN)
         self._failures: dict[str, list[float]] = defaultdict(list)
         self._registration_at = 0.0
+
+    def close(self) -> None:
+        """Let go of files that are half written; they are begun anew."""
+        self._batches.close()
 
     def step(self) -> bool:
         """One turn: a batch of each stage of each open run. False if there was nothing to do."""
@@ -87,6 +98,8 @@ class Stager:
         return did
 
     def _advance(self, run: RunRow) -> bool:
+        if run.status != "in_progress":
+            return self._batches.advance(run)
         handlers = HANDLERS.get(run.kind)
         if handlers is None:
             return False
@@ -114,6 +127,8 @@ class Stager:
             self._sizes[kind, stage] = min(BATCH_MAX, size * 2)
 
     def _finish(self, run: RunRow) -> bool:
+        if run.kind == "batch":
+            return self._batches.finish(run)
         with database.session(self._engine) as session:
             if finishing.is_open(session, run.id):
                 return False
