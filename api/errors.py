@@ -28,7 +28,7 @@ from orchestrator import wrong_field
 from orchestrator.online import deciding, gateway, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
-from orchestrator.runs import runs
+from orchestrator.runs import named, runs
 from orchestrator.runs.batches import batches
 from orchestrator.storage import files
 from skills.embed import EmbedderMissing
@@ -107,6 +107,7 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     runs.UnknownRun: _Shown(status=404, code="run_not_found"),
     runs.KeyTaken: _Shown(status=409, code="idempotency_key_taken", param="Idempotency-Key"),
     batches.CannotCancel: _Shown(status=409, code="batch_ended"),
+    named.UnknownBenchmark: _Shown(status=404, code="benchmark_not_found", param="name"),
     catalogue.UnknownProfile: _Shown(status=404, code="profile_not_found"),
     EmbedderMissing: _Shown(status=503, code="embedder_missing"),
 }

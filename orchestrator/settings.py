@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".muster")
     """Files, converted weights, embedded servers, logs."""
     experts_file: Path = PROJECT_DIR / "experts.toml"
+    benchmarks_dir: Path = PROJECT_DIR / "benchmarks" / "sets"
+    """Benchmarks that can be submitted by name: JSONL files."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str = ""

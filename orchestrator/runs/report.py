@@ -146,11 +146,12 @@ def _head(session: Session, run: RunRow, pinned: Pinned, lines: Sequence[Line]) 
             mode="json",
             include={"k", "strategy", "fusion", "annotation", "annotator", "aggregator", "seed", "baselines"},
         ),
-        "versions": _versions(pinned),
+        "versions": versions(pinned),
     }
 
 
-def _versions(pinned: Pinned) -> dict[str, Any]:
+def versions(pinned: Pinned) -> dict[str, Any]:
+    """What a run pinned, by the names and numbers that people know."""
     if pinned.pool is None:
         return {"expert_id": pinned.expert_id, "question_set_id": pinned.question_set_id}
     return {

@@ -211,7 +211,7 @@ def test_as_many_lines_as_may_be_are_taken(
     monkeypatch.setattr(reading, "LINES_MAX", 3)
     made = _submit(client, [_request(f"line {number}") for number in range(3)])
     driver.until(lambda: client.batches.retrieve(made.id).status == "in_progress")
-    assert client.batches.retrieve(made.id).request_counts.total == 3
+    assert client.batches.retrieve(made.id).to_dict()["request_counts"]["total"] == 3
     assert _end(client, driver, _submit(client, [_request(f"line {n}") for n in range(4)]).id).status == "failed"
 
 
