@@ -88,6 +88,11 @@ def _lines(client: openai.OpenAI, file_id: str | None) -> dict[str, Json]:
     return by_id
 
 
+def _counts(batch: Any) -> dict[str, int]:
+    counts: dict[str, int] = batch.request_counts.to_dict()
+    return counts
+
+
 def _errors(batch: Any) -> list[tuple[str, int | None, str | None]]:
     assert batch.errors is not None
     return [(error.code, error.line, error.param) for error in batch.errors.data]
@@ -211,7 +216,7 @@ def test_as_many_lines_as_may_be_are_taken(
     monkeypatch.setattr(reading, "LINES_MAX", 3)
     made = _submit(client, [_request(f"line {number}") for number in range(3)])
     driver.until(lambda: client.batches.retrieve(made.id).status == "in_progress")
-    assert client.batches.retrieve(made.id).to_dict()["request_counts"]["total"] == 3
+    assert _counts(client.batches.retrieve(made.id))["total"] == 3
     assert _end(client, driver, _submit(client, [_request(f"line {n}") for n in range(4)]).id).status == "failed"
 
 
