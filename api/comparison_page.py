@@ -30,7 +30,7 @@ def page(compared: Json) -> str:
                 Card(
                     name="McNemar's test",
                     figure=f"p = {test['p_value']:.3g}",
-                    note=html.verdict(compared["difference"]),
+                    note=f"the second: {html.verdict(compared['difference'])}",
                 ),
                 Card(
                     name="Where they disagree",
@@ -60,7 +60,6 @@ def page(compared: Json) -> str:
                         name=name,
                         estimate=each["difference"],
                         note=f"{html.share(each['accuracy']['first'])} → {html.share(each['accuracy']['second'])}",
-                        is_own=True,
                     )
                     for name, each in categories
                 ],

@@ -9,16 +9,16 @@ Json = Mapping[str, Any]
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5a6675;--line:#dde2e8;--ground:#fbfbfc;--card:#fff;--own:#0b66c3;
---other:#8a94a2;--good:#0a7a4b;--bad:#b3261e}
+--other:#8a94a2}
 @media(prefers-color-scheme:dark){:root{--ink:#e8ecf1;--soft:#9fabb9;--line:#313a46;--ground:#12161c;--card:#1a2029;
---own:#6db3ff;--other:#8b97a6;--good:#5fd39d;--bad:#ff8a80}}
+--own:#6db3ff;--other:#8b97a6}}
 *{box-sizing:border-box}body{margin:0;background:var(--ground);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:62rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1{font-size:1.75rem;line-height:1.25;margin:0 0 .25rem;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:2.75rem 0 .5rem}p{margin:.25rem 0 .75rem;max-width:46rem}
 .soft,caption,dt{color:var(--soft)}.soft{font-size:.95rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.75rem;margin:1.5rem 0 0;padding:0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.75rem;margin:1.5rem 0 0;padding:0}
 .card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.85rem 1rem}
 .card dt{font-size:.85rem}.card dd{margin:0}.card .figure{font-size:1.55rem;font-weight:650;line-height:1.3;
 font-variant-numeric:tabular-nums}.card .note{color:var(--soft);font-size:.85rem}
@@ -29,8 +29,7 @@ th{font-weight:600}thead th{color:var(--soft);font-weight:500;font-size:.86rem;v
 th:first-child,td:first-child{text-align:left}td.bar{width:38%;min-width:12rem;padding-right:1rem}
 td svg{display:block;width:100%;height:1.15rem}tr.own th,tr.own td{font-weight:650}
 .axis{stroke:var(--line)}.whisker{stroke:var(--other);stroke-width:2}.dot{fill:var(--other)}
-.own .whisker{stroke:var(--own)}.own .dot{fill:var(--own)}.zero{stroke:var(--soft);stroke-dasharray:2 2}
-.better{color:var(--good)}.worse{color:var(--bad)}
+.own .whisker,.delta .whisker{stroke:var(--own)}.own .dot,.delta .dot{fill:var(--own)}.zero{stroke:var(--soft);stroke-dasharray:2 2}
 details{border-top:1px solid var(--line);padding:.7rem 0}summary{cursor:pointer;font-weight:600}
 details dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.25rem;margin:.6rem 0 0;font-size:.93rem}
 details dd{margin:0;overflow-wrap:anywhere}a{color:var(--own)}
@@ -94,7 +93,7 @@ def chart(caption: str, first: str, rows: Sequence[Row], *, is_difference: bool 
     reach = max(reach * 1.08, 0.02) if is_difference else reach
     lines = []
     for row in rows:
-        mark = ' class="own"' if row.is_own else ""
+        mark = ' class="delta"' if is_difference else ' class="own"' if row.is_own else ""
         figures = (
             '<td colspan="3">–</td>'
             if not row.estimate

@@ -97,10 +97,10 @@ def _differences(report: Json) -> Iterator[Row]:
     versus = (report.get("baselines") or {}).get("versus") or {}
     for key, name in _VERSUS.items():
         if versus.get(key):
-            yield Row(name=name, estimate=versus[key], note=html.verdict(versus[key]), is_own=True)
+            yield Row(name=name, estimate=versus[key], note=html.verdict(versus[key]))
     gain = (report.get("fusion") or {}).get("gain")
     if gain:
-        yield Row(name="its own first recruit", estimate=gain, note=html.verdict(gain), is_own=True)
+        yield Row(name="its own first recruit", estimate=gain, note=html.verdict(gain))
 
 
 def _categories(report: Json) -> list[tuple[str, Json]]:
