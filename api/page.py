@@ -29,10 +29,12 @@ th{font-weight:600}thead th{color:var(--soft);font-weight:500;font-size:.86rem;v
 th:first-child,td:first-child{text-align:left}td.bar{width:38%;min-width:12rem;padding-right:1rem}
 td svg{display:block;width:100%;height:1.15rem}tr.own th,tr.own td{font-weight:650}
 .axis{stroke:var(--line)}.whisker{stroke:var(--other);stroke-width:2}.dot{fill:var(--other)}
-.own .whisker,.delta .whisker{stroke:var(--own)}.own .dot,.delta .dot{fill:var(--own)}.zero{stroke:var(--soft);stroke-dasharray:2 2}
+.own .whisker,.delta .whisker{stroke:var(--own)}.own .dot,.delta .dot{fill:var(--own)}
+.zero{stroke:var(--soft);stroke-dasharray:2 2}
 details{border-top:1px solid var(--line);padding:.7rem 0}summary{cursor:pointer;font-weight:600}
 details dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.25rem;margin:.6rem 0 0;font-size:.93rem}
 details dd{margin:0;overflow-wrap:anywhere}a{color:var(--own)}
+@media(max-width:40rem){.chart tr>:nth-child(2){display:none}th{white-space:normal}}
 @media print{body{background:#fff}.card{break-inside:avoid}}
 """
 
@@ -106,7 +108,7 @@ def chart(caption: str, first: str, rows: Sequence[Row], *, is_difference: bool 
             f"<td>{text(count)}</td><td>{text(row.note)}</td></tr>"
         )
     heads = (first, "", "difference" if is_difference else "accuracy", "95 % interval", "lines", "")
-    return _table(caption, heads, lines)
+    return _table(caption, heads, lines, kind="chart")
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -163,10 +165,10 @@ def text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def _table(caption: str, heads: Sequence[str], lines: Iterable[str]) -> str:
+def _table(caption: str, heads: Sequence[str], lines: Iterable[str], *, kind: str = "plain") -> str:
     columns = "".join(f'<th scope="col">{text(head)}</th>' if head else "<td></td>" for head in heads)
     return (
-        f'<div class="wide" role="region" aria-label="{text(caption)}" tabindex="0"><table><caption>{text(caption)}'
+        f'<div class="wide" role="region" aria-label="{text(caption)}" tabindex="0"><table class="{kind}"><caption>{text(caption)}'
         f"</caption><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 

@@ -148,6 +148,8 @@ def test_every_line_is_answered_on_its_own_terms(
     assert (bodies["named"]["model"], "muster" in bodies["named"]) == ("bob", False)
     assert errors["broken"]["response"]["status_code"] == errors["broken named"]["response"]["status_code"] == 400
     assert "stub:error" in errors["broken"]["response"]["body"]["error"]["message"]
+    report = httpx.get(f"{client.base_url}benchmarks/{made.id}/report", headers={"Accept": "text/html"})
+    assert "7 of 7 lines done, 2 of them failed" in report.text
 
 
 def test_a_line_recruits_whom_chat_would(
