@@ -168,8 +168,9 @@ def text(value: object) -> str:
 def _table(caption: str, heads: Sequence[str], lines: Iterable[str], *, kind: str = "plain") -> str:
     columns = "".join(f'<th scope="col">{text(head)}</th>' if head else "<td></td>" for head in heads)
     return (
-        f'<div class="wide" role="region" aria-label="{text(caption)}" tabindex="0"><table class="{kind}"><caption>{text(caption)}'
-        f"</caption><thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="wide" role="region" aria-label="{text(caption)}" tabindex="0">'
+        f'<table class="{kind}"><caption>{text(caption)}</caption>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
