@@ -61,7 +61,9 @@ def advance(session: Session, settings: Settings, run: RunRow, pool: line.Pool) 
     try:
         read = _read(settings, batch, pool)
     except (files.UnknownFile, FileNotFoundError):
-        gone = Complaint(code="file_not_found", message=f"The file {batch.input_file_id} is gone.", line=None)
+        where = "is gone, or the API keeps its files elsewhere: it has to share MUSTER_DATA_DIR with the orchestrator"
+        message = f"The file {batch.input_file_id} {where}."
+        gone = Complaint(code="file_not_found", message=message, line=None)
         _end(session, run.id, [*run.errors, gone.as_json()])
         return
     complaints = _insert(session, run.id, read.lines)
