@@ -205,7 +205,7 @@ class Generation:
         return [recruit for recruit in more if recruit.expert not in self._generated][:left]
 
     def _refuse_if_nobody_answered(self) -> None:
-        failures = [each for each in self._generated.values() if each.completion.error]
+        failures = [each for each in self.generated if each.completion.error]
         if len(failures) < len(self._generated):
             return
         errors = {each.recruit.expert: each.completion.error or "" for each in failures}
