@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from api import errors
 from api.middleware import ApiKey, BodyLimit, RequestLog
 from api.routes import (
+    batches,
     benchmarks,
     chat,
     experts,
@@ -35,6 +36,7 @@ ROUTERS = (
     skills.router,
     question_sets.router,
     files.router,
+    batches.router,
     benchmarks.router,
     runs.router,
     feedback.router,

@@ -1,4 +1,4 @@
-"""An answer in OpenAI's shape: whole, or as the chunks of a stream."""
+"""An answer in OpenAI's shape as the chunks of a stream."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -7,40 +7,12 @@ from typing import Any
 import structlog
 
 from api.errors import told
-from orchestrator.online.query import Answer, Event, Piece, Stage, Usage
+from orchestrator.online import chat_completion
+from orchestrator.online.query import Answer, Event, Piece, Stage
 
 DONE = b"data: [DONE]\n\n"
 
 log = structlog.get_logger("api")
-
-
-def completion(answer: Answer, *, query_id: str, model: str, created: int) -> dict[str, Any]:
-    """The whole answer."""
-    return {
-        "id": query_id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": _choices(answer),
-        "usage": usage(answer.usage),
-        "muster": explained(answer),
-    }
-
-
-def _choices(answer: Answer) -> list[Mapping[str, Any]]:
-    if answer.choices:
-        return list(answer.choices)
-    message = {"role": "assistant", "content": answer.text, "refusal": None}
-    return [{"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}]
-
-
-def explained(answer: Answer) -> Mapping[str, Any]:
-    """The `muster` object: how the answer came about and what it was charged; of one expert's own, the charges."""
-    return {**(answer.explanation or {}), "charges": answer.charges}
-
-
-def usage(tokens: Usage) -> dict[str, Any]:
-    return tokens.as_json()
 
 
 class Chunks:
@@ -77,9 +49,9 @@ class Chunks:
         delta = {} if self._has_begun else self._delta("")
         if answer.choices and (calls := answer.choices[0].get("message", {}).get("tool_calls")):
             delta = {**delta, "tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]}
-        chunks = [self._chunk(delta, finish_reason=answer.finish_reason, muster=explained(answer))]
+        chunks = [self._chunk(delta, finish_reason=answer.finish_reason, muster=chat_completion.muster(answer))]
         if self._include_usage:
-            chunks.append({**self._head, "choices": [], "usage": usage(answer.usage)})
+            chunks.append({**self._head, "choices": [], "usage": answer.usage.as_json()})
         return chunks
 
     def _delta(self, text: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ no or a wrong API key                           401     authentication_error   i
 no such model, expert, file, run, route …       404     invalid_request_error  …_not_found
 the method is not allowed here                  405     invalid_request_error  method_not_allowed
 an expert that is not live; a name taken        409     invalid_request_error  expert_not_live, name_taken
+an idempotency key used for another request     409     invalid_request_error  idempotency_key_taken
 a body or file larger than the service takes    413     invalid_request_error  too_large
 too many queries in flight, or waiting          429     rate_limit_error       too_many_queries
 a fault of ours                                 500     server_error           internal_error
@@ -23,10 +24,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from orchestrator import wrong_field
 from orchestrator.online import deciding, gateway, pricing, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
-from orchestrator.runs import runs
+from orchestrator.runs import named, runs
+from orchestrator.runs.batches import batches
 from orchestrator.storage import files
 from skills.embed import EmbedderMissing
 
@@ -103,6 +106,9 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     transport.WorkerLost: _Shown(status=503, code="worker_lost", retry_after_s=RETRY_AFTER_S),
     transport.Late: _Shown(status=504, code="timeout", param="muster.budget.seconds"),
     runs.UnknownRun: _Shown(status=404, code="run_not_found"),
+    runs.KeyTaken: _Shown(status=409, code="idempotency_key_taken", param="Idempotency-Key"),
+    batches.CannotCancel: _Shown(status=409, code="batch_ended"),
+    named.UnknownBenchmark: _Shown(status=404, code="benchmark_not_found", param="name"),
     catalogue.UnknownProfile: _Shown(status=404, code="profile_not_found"),
     EmbedderMissing: _Shown(status=503, code="embedder_missing"),
 }
@@ -168,21 +174,8 @@ def _invalid(error: RequestValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _broken_json(error, first)
-    place = [str(part) for part in first["loc"][1:] if not _is_type_name(part)]
-    param = ".".join(place) or None
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        return ApiError(400, f"{param or 'the body'} is missing", param=param, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"there is no parameter {param!r}", param=param, code="unknown_parameter")
-    return ApiError(
-        400, f"{param or 'the body'}: {message[:1].lower()}{message[1:]}", param=param, code="invalid_value"
-    )
-
-
-def _is_type_name(part: object) -> bool:
-    """Pydantic names a union's member in the path: "messages.0.content.str" is `messages.0.content` to a client."""
-    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part or "constrained-" in part)
+    wrong = wrong_field.describe(first, first["loc"][1:])
+    return ApiError(400, wrong.message, param=wrong.param, code=wrong.code)
 
 
 def _broken_json(error: RequestValidationError, first: Mapping[str, Any]) -> ApiError:

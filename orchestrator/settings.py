@@ -20,6 +20,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".muster")
     """Files, converted weights, embedded servers, logs."""
     experts_file: Path = PROJECT_DIR / "experts.toml"
+    benchmarks_dir: Path = PROJECT_DIR / "benchmarks" / "sets"
+    """Benchmarks that can be submitted by name: JSONL files."""
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str = ""
@@ -43,6 +45,8 @@ class Settings(BaseSettings):
     """Largest JSON body."""
     max_file_bytes: int = 512 * 2**20
     """Largest uploaded file."""
+    max_batch_file_bytes: int = 200 * 2**20
+    """Largest uploaded file with purpose "batch"."""
     allow_remote_code: bool = False
     """Whether experts may run code that comes with their weights (`trust_remote_code`)."""
     lease_s: float = 15.0

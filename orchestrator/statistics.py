@@ -56,3 +56,17 @@ def bootstrap(values: Sequence[float] | npt.NDArray[np.floating], *, seed: int) 
     )
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(value=float(data.mean()), low=float(low), high=float(high), n=n)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact two-sided p value of McNemar's test (1947): of the lines on which two disagree, is each as often right?
+
+    1.0 where they never disagree.
+    """
+    n = only_first + only_second
+    fewer = min(only_first, only_second)
+    log_half = n * math.log(0.5)
+    tail = math.fsum(
+        math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(fewer + 1)
+    )
+    return min(1.0, 2.0 * tail)

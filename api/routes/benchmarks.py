@@ -1,20 +1,21 @@
 """`/v1/benchmarks`: questions with gold answers in, an honest report out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+from api import comparison_page, report_page
 from api.errors import ApiError
 from api.report_text import markdown
 from api.state import GatewayDep, SettingsDep
 from orchestrator.online.gateway import Gateway
 from orchestrator.online.query import K_MAX, ExpertName
 from orchestrator.pool import pool, question_sets
-from orchestrator.runs import report, runs
+from orchestrator.runs import comparison, named, report, runs
 from orchestrator.settings import Settings
 from orchestrator.storage import files
 from orchestrator.storage.tables import RunRow
@@ -23,6 +24,8 @@ from skills.question import Question
 router = APIRouter(prefix="/v1/benchmarks", tags=["benchmarks"])
 Json = dict[str, Any]
 KIND = "benchmark"
+Format = Annotated[Literal["json", "markdown", "html"] | None, Query()]
+Accept = Annotated[str | None, Header(max_length=1000)]
 
 
 class BenchmarkRequest(BaseModel):
@@ -32,7 +35,8 @@ class BenchmarkRequest(BaseModel):
     )
 
     name: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """A question set to run on; with `file_id`, just what to call the run."""
+    """A file in the benchmarks' folder (`muster-check` ships), or a question set; with `file_id`, just what to call
+    the run."""
     file_id: Annotated[str, Field(max_length=100)] | None = None
     """An uploaded JSONL file; lines as in a question set."""
     experts: Annotated[list[ExpertName], Field(min_length=1, max_length=1024)] | None = None
@@ -54,7 +58,11 @@ def submit(
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Json:
     """Start a benchmark. With an `Idempotency-Key` header, sending it twice starts it once."""
-    questions = _from_file(settings, body.file_id) if body.file_id else _from_set(gateway, body.name)
+    digest = runs.digest(KIND, body.model_dump(mode="json"))
+    with gateway.session() as session:  # before the file is looked for: it may be gone by now
+        if (present := runs.submitted(session, idempotency_key, digest)) is not None:
+            return _shown(present, runs.counts(session, present.id))
+    questions = _from_file(settings, body.file_id) if body.file_id else _by_name(gateway, settings, body.name)
     with gateway.session() as session:
         if body.file_id:
             files.get(session, body.file_id)
@@ -72,17 +80,35 @@ def submit(
             seed=body.seed,
             baselines=body.baselines,
             idempotency_key=idempotency_key,
+            digest=digest,
         )
         session.refresh(run)
         return _shown(run, runs.counts(session, run.id))
 
 
-@router.get("")
-def list_benchmarks(gateway: GatewayDep, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Json:
-    """The latest benchmarks, newest first."""
+@router.get("", response_model=None)
+def list_benchmarks(
+    gateway: GatewayDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    compare: Annotated[str | None, Query(max_length=200, description="Two benchmarks' ids: `a,b`.")] = None,
+    format: Format = None,
+    accept: Accept = None,
+) -> Response:
+    """The latest benchmarks, newest first; with `compare=a,b`, two of them line by line instead.
+
+    A comparison has the paired bootstrap interval of the difference (the second's accuracy minus the first's) and
+    McNemar's exact test, overall and per category; as JSON, Markdown or a page, like a report.
+    """
     with gateway.session() as session:
-        rows = runs.listed(session, kind=KIND, limit=limit)
-        return {"object": "list", "data": [_shown(run, runs.counts(session, run.id)) for run in rows]}
+        if compare is None:
+            rows = runs.listed(session, kind=KIND, limit=limit)
+            shown = [_shown(run, runs.counts(session, run.id)) for run in rows]
+            return JSONResponse({"object": "list", "data": shown})
+        first, _, second = _plain(compare).partition(",")
+        if not first or not second or "," in second:
+            raise ApiError(400, "compare takes two benchmarks' ids: ?compare=a,b", param="compare")
+        compared = comparison.of(session, first.strip(), second.strip())
+    return _as(format or _preferred(accept), compared, comparison_page.page)
 
 
 @router.get("/{run_id}")
@@ -101,19 +127,16 @@ def cancel(run_id: str, gateway: GatewayDep) -> Json:
 
 
 @router.get("/{run_id}/report", response_model=None)
-def get_report(
-    run_id: str, gateway: GatewayDep, format: Annotated[Literal["json", "markdown"], Query()] = "json"
-) -> Response:
+def get_report(run_id: str, gateway: GatewayDep, format: Format = None, accept: Accept = None) -> Response:
     """Accuracy with its interval, beside the best single expert, random recruits, the majority and the oracle.
 
-    Of a benchmark under way: of the lines that are done.
+    As JSON, Markdown or a page (html): by `format`, or else by the `Accept` header. Of a benchmark under way: of the
+    lines that are done.
     """
     with gateway.session() as session:
         run = runs.get(session, _plain(run_id))
-        built = run.report or report.build(session, run_id)
-    if format == "markdown":
-        return PlainTextResponse(markdown(built), media_type="text/markdown")
-    return JSONResponse(built)
+        built = {**(run.report or report.build(session, run_id)), "status": run.status}
+    return _as(format or _preferred(accept), built, report_page.page)
 
 
 @router.get("/{run_id}/results", response_class=StreamingResponse)
@@ -132,6 +155,26 @@ def _lines(gateway: Gateway, run_id: str, after: int) -> Iterator[bytes]:
             yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
+def _preferred(accept: str | None) -> str:
+    """What the client would rather read: browsers ask for HTML first, and other programs for nothing in particular."""
+    for wanted in (accept or "").split(","):
+        found = {"text/html": "html", "text/markdown": "markdown", "application/json": "json"}
+        if name := found.get(wanted.partition(";")[0].strip().lower()):
+            return name
+    return "json"
+
+
+def _as(format: str, value: Json, page: Callable[[Json], str]) -> Response:
+    headers = {"vary": "accept"}
+    match format:
+        case "html":
+            return HTMLResponse(page(value), headers=headers)
+        case "markdown":
+            return PlainTextResponse(markdown(value), media_type="text/markdown", headers=headers)
+        case _:
+            return JSONResponse(value, headers=headers)
+
+
 def _from_file(settings: Settings, file_id: str) -> list[Question]:
     try:
         return question_sets.parse(files.lines(settings, file_id))
@@ -141,11 +184,17 @@ def _from_file(settings: Settings, file_id: str) -> list[Question]:
         raise ApiError(400, f"{file_id} is not UTF-8 text: {error}", param="file_id", code="invalid_file") from None
 
 
-def _from_set(gateway: Gateway, name: str | None) -> Sequence[Question]:
+def _by_name(gateway: Gateway, settings: Settings, name: str | None) -> Sequence[Question]:
+    """Of a file in the benchmarks' folder, or else of a question set."""
     if not name:
-        raise ApiError(400, "give a question set's name, or the file_id of an uploaded one", param="name")
+        raise ApiError(400, "give a benchmark's name, or the file_id of an uploaded one", param="name")
+    if (questions := named.read(settings, name)) is not None:
+        return questions
     with gateway.session() as session:
-        return question_sets.labelled(session, question_sets.newest(session, _plain(name))).questions
+        try:
+            return question_sets.labelled(session, question_sets.newest(session, _plain(name))).questions
+        except question_sets.UnknownQuestionSet:
+            raise named.UnknownBenchmark(name, settings) from None
 
 
 def _plain(text: str) -> str:

@@ -12,10 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.chat_request import POOL, ChatRequest
-from api.chat_response import Chunks, completion
+from api.chat_response import Chunks
 from api.errors import ApiError
 from api.state import GatewayDep
+from orchestrator.online.chat_completion import completion
+from orchestrator.online.chat_request import POOL, ChatRequest
 from orchestrator.online.gateway import Gateway
 from orchestrator.online.query import Answer, Event, Query
 from orchestrator.pool import experts

@@ -25,7 +25,9 @@ def upload(
     filename = (file.filename or "").replace("\0", "")[:255]
     if not filename:
         raise ApiError(400, "the file has no name", param="file", code="invalid_value")
-    file_id, size = files.write(settings, file.file)
+    # OpenAI's bound for batches is lower than that for files.
+    most = min(settings.max_file_bytes, settings.max_batch_file_bytes) if purpose == "batch" else None
+    file_id, size = files.write(settings, file.file, max_bytes=most)
     with gateway.session() as session:
         return _shown(files.add(session, file_id=file_id, filename=filename, purpose=purpose, size=size))
 

@@ -4,9 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from api.chat_request import POOL
 from api.errors import ApiError
 from api.state import GatewayDep
+from orchestrator.online.chat_request import POOL
 from orchestrator.pool import experts
 from orchestrator.storage.tables import ExpertRow
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from api.chat_request import POOL, ChatRequest
 from api.errors import ApiError
 from api.state import GatewayDep
+from orchestrator.online.chat_request import POOL, ChatRequest
 
 router = APIRouter(tags=["chat"])
 

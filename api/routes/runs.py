@@ -1,6 +1,7 @@
 """`/v1/runs`: any run's progress, as it goes on."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -75,7 +76,5 @@ def _snapshot(gateway: Gateway, run_id: str) -> Json:
 
 def _event_id(snapshot: Json) -> str:
     """Names a state of the run: it changes when a line, a unit, a load or the status does."""
-    units = "-".join(
-        str(sum(counts[state] for counts in snapshot["experts"].values())) for state in ("pending", "sent", "done")
-    )
-    return f"{snapshot['status']}.{snapshot['lines']['done']}.{units}.{snapshot['loads']['made']}"
+    changing = [snapshot[name] for name in ("status", "lines", "stages", "experts", "loads")]
+    return hashlib.sha256(json.dumps(changing, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,28 +1,28 @@
-"""`muster bench`: benchmarks, from a file of questions to a report."""
+"""`muster bench`: benchmarks, from a file of questions to a report, and the comparison of two reports."""
 
-import time
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.live import Live
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from orchestrator.cli import progress
 from orchestrator.cli.client import Client
 from orchestrator.cli.output import AsJson, Url, console, fail, print_json
 from orchestrator.settings import Settings
 
-POLL_S = 0.5
 ENDED = ("completed", "failed", "expired", "cancelled")
 
-app = typer.Typer(no_args_is_help=True, help="Submit a benchmark, watch it, read its report.")
+app = typer.Typer(no_args_is_help=True, help="Submit a benchmark, watch it, read its report, compare two.")
 
 RunId = Annotated[str, typer.Argument(help="The benchmark's id.")]
 
 
 @app.command()
 def submit(
-    what: Annotated[str, typer.Argument(help="A JSONL file of questions with answers, or a question set's name.")],
+    what: Annotated[str, typer.Argument(help="A JSONL file of questions with answers, or a benchmark's name.")],
     expert: Annotated[list[str] | None, typer.Option(help="Recruit among these only (repeat).")] = None,
     k: Annotated[int | None, typer.Option(min=1, help="Experts per question.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How to recruit.")] = None,
@@ -50,7 +50,7 @@ def submit(
 
 @app.command()
 def watch(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
-    """Show a benchmark's progress until it ends. Exit code 1 unless it completes."""
+    """Show the progress of a benchmark, a batch or any other run until it ends. Exit code 1 unless it completes."""
     run = _watch(_client(url), run_id, quiet=as_json)
     if as_json:
         print_json(run)
@@ -60,13 +60,28 @@ def watch(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def compare(
+    first: RunId,
+    second: Annotated[str, typer.Argument(help="The other benchmark's id.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two benchmarks line by line: the second's accuracy minus the first's, and whether chance explains it."""
+    _print(_client(url), "/v1/benchmarks", as_json, compare=f"{first},{second}")
+
+
+@app.command()
 def report(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
-    """Print a benchmark's report."""
+    """Print a benchmark's report. Its address shows a browser the same as a page."""
     path = f"/v1/benchmarks/{run_id}/report"
+    _print(_client(url), path, as_json)
+
+
+def _print(client: Client, path: str, as_json: bool, **parameters: str) -> None:
     if as_json:
-        print_json(_client(url).get(path))
+        print_json(client.get(path, format="json", **parameters))
     else:
-        console.print(Markdown(_client(url).text(path, format="markdown")))
+        console.print(Markdown(client.text(path, format="markdown", **parameters)))
 
 
 def _questions(client: Client, what: str) -> dict[str, str]:
@@ -80,17 +95,14 @@ def _questions(client: Client, what: str) -> dict[str, str]:
 
 
 def _watch(client: Client, run_id: str, *, quiet: bool) -> dict[str, Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=quiet) as bar:
-        shown = bar.add_task(run_id, total=None)
-        while True:
-            run: dict[str, Any] = client.get(f"/v1/benchmarks/{run_id}")
-            counts = run.get("request_counts") or {}
-            done = counts.get("completed", 0) + counts.get("failed", 0)
-            bar.update(shown, total=counts.get("total"), completed=done, description=f"{run_id} {run['status']}")
-            if run["status"] in ENDED:
-                return run
-            time.sleep(POLL_S)
+    """Draw every state of the run until it has ended; the last one."""
+    last: dict[str, Any] = {}
+    with contextlib.nullcontext() if quiet else Live(console=console, refresh_per_second=4) as live:
+        while last.get("status") not in ENDED:  # a server that is stopped ends its streams, too
+            for last in client.events(f"/v1/runs/{run_id}/events"):
+                if live is not None:
+                    live.update(progress.drawn(last))
+    return last
 
 
 def _client(url: str | None) -> Client:

@@ -1,6 +1,8 @@
 """A running Muster, as the command line and the demo talk to it: over HTTP, like everybody else."""
 
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -10,6 +12,10 @@ from orchestrator.settings import Settings
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 600.0
 """A first answer may wait for a model to load; the service has deadlines of its own."""
+
+RECONNECT_S = 1.0
+RECONNECTS_MAX = 30
+"""A restarted Muster is back well within so many seconds."""
 
 Json = dict[str, Any]
 
@@ -36,6 +42,28 @@ class Client:
 
     def text(self, path: str, **parameters: Any) -> str:
         return self._send("GET", path, params=parameters).text
+
+    def events(self, path: str) -> Iterator[Json]:
+        """Server-sent events until the server ends the stream. A connection that breaks is taken up where it broke."""
+        last_id, failures = "", 0
+        while True:
+            try:
+                with self._http.stream("GET", path, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
+                    if response.is_error:
+                        response.read()
+                        raise ApiError(explain(response))
+                    for name, value in _fields(response.iter_lines()):
+                        if name == "id":
+                            last_id = value
+                        elif name == "data":
+                            failures = 0
+                            yield json.loads(value)
+                return
+            except httpx.HTTPError as error:
+                failures += 1
+                if failures > RECONNECTS_MAX:
+                    raise self._unreachable(error) from error
+                time.sleep(RECONNECT_S)
 
     def is_ready(self) -> bool:
         """Whether a question can be answered now."""
@@ -72,6 +100,14 @@ class Client:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ApiError(f"no Muster answers at {self.url}: start one with `muster up`, or name another with --url")
         return ApiError(f"the connection to {self.url} broke: {str(error) or type(error).__name__}")
+
+
+def _fields(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of each line of an event stream; blank lines and comments left out."""
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if name and colon:
+            yield name, value.removeprefix(" ")
 
 
 def explain(response: httpx.Response) -> str:

@@ -242,6 +242,8 @@ class Dispatcher:
         with database.session(self._engine) as session:
             for run_id in cancelling.end_runs(session):
                 log.info("run cancelled", run=run_id)
+            for run_id in cancelling.expire_batches(session):
+                log.info("batch expired", run=run_id)
             recent = cancelling.recent_runs(session)
         cancelling.announce(self._redis, run_ids=recent, late_units=self._late)
 

@@ -18,7 +18,7 @@ from sqlmodel import Session
 
 from orchestrator import annotation, recruiting
 from orchestrator.answers import meaning
-from orchestrator.online import transport
+from orchestrator.online import explanation, transport
 from orchestrator.online.pricing import QueueFull, Supply, prices
 from orchestrator.online.query import Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
@@ -81,37 +81,18 @@ class Decision:
 
     def as_json(self) -> dict[str, Any]:
         """The decision with its reasons, as clients and the database get it."""
-        names = [recruit.expert for recruit in self.recruitment.recruits]
-        return {
-            "strategy": self.recruitment.strategy,
-            "annotation": self.annotated.method,
-            "skills": [
-                {"skill": match.skill, "similarity": round(match.similarity, 4), "keyword": match.keyword}
-                for match in self.recruitment.skills
-            ],
-            "recruits": [
-                {
-                    "expert": recruit.expert,
-                    "suitability": round(recruit.suitability, 4),
-                    "weight": round(recruit.weight, 4),
-                    "probability": None if recruit.probability is None else round(recruit.probability, 4),
-                    "uncertainty": None if recruit.uncertainty is None else round(recruit.uncertainty, 4),
-                    "tokens": None if recruit.tokens is None else round(recruit.tokens),
-                    "seconds": None if recruit.seconds is None else round(recruit.seconds, 1),
-                    "why": recruit.why,
-                }
-                for recruit in self.recruitment.recruits
-            ],
-            "off_domain": self.recruitment.off_domain,
-            "note": "; ".join(filter(None, (self.annotated.note, self.recruitment.note))),
-            "seed": self.seed,
-            "versions": {
+        return explanation.decided(
+            self.recruitment,
+            annotation=self.annotated.method,
+            note=self.annotated.note,
+            seed=self.seed,
+            versions={
                 "pool": self.pool.version,
                 "question_set": f"{self.pool.question_set}@{self.pool.question_set_version}",
-                "experts": {name: self.pool.experts[name].version for name in names},
-                "profiles": {name: self.pool.profile_versions[name] for name in names},
+                "experts": {name: expert.version for name, expert in self.pool.experts.items()},
+                "profiles": self.pool.profile_versions,
             },
-        }
+        )
 
 
 def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
@@ -119,8 +100,12 @@ def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
 
     Only what is sure to be too long: on the border the engine, which can count, decides.
     """
+    refuse_too_long_for(query, max((expert.model.context_tokens for expert in candidates), default=0))
+
+
+def refuse_too_long_for(query: Query, longest: int) -> None:
+    """Raise `QueryRefused` for a conversation that fits no context of `longest` tokens, whatever the tokenizer."""
     chars = sum(len(turn.content) for turn in query.conversation)
-    longest = max((expert.model.context_tokens for expert in candidates), default=0)
     if chars > longest * CHARS_PER_TOKEN_MAX:
         raise QueryRefused(
             f"the messages have {chars} characters; the longest context here is {longest} tokens",
@@ -169,7 +154,7 @@ class Decider:
         annotated = await self._annotate(query, pool, deadline_s)
         annotate_s = time.monotonic() - begun
         limits, among, left_out = await self._limits(query, pool, k, calls, deadline_s)
-        seed = query.options.seed if query.options.seed is not None else _seed(query.question)
+        seed = query.options.seed if query.options.seed is not None else question_seed(query.question)
 
         def recruit() -> tuple[Ask, Recruitment]:
             ask = annotation.ask(query.question, annotated.skills, self._load_embedder())
@@ -288,7 +273,7 @@ class Decider:
         request = Request(
             id=f"{query.id}.annotate.{number}",
             messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
-            sampling=annotation.SAMPLING.model_copy(update={"seed": _seed(query.question) % 2**31 + number}),
+            sampling=annotation.SAMPLING.model_copy(update={"seed": question_seed(query.question) % 2**31 + number}),
         )
         stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)
         async with contextlib.aclosing(stream) as deltas:
@@ -325,10 +310,9 @@ def _may_aggregate(query: Query, k: int, calls: int) -> bool:
 
 def _may_wait_for_aggregator(query: Query, k: int, calls: int) -> bool:
     """Whether experts get less than the whole time: as `generating.Asking.experts_deadline_s` has it."""
-    is_single = k == 1 and (query.options.k == 1 or calls == 1)
-    return not (query.options.fusion in ("vote", "best_single") or (is_single and query.options.fusion != "aggregate"))
+    return not (query.options.fusion in ("vote", "best_single") or query.is_single(recruits=k, calls=calls))
 
 
-def _seed(question: Question) -> int:
+def question_seed(question: Question) -> int:
     """The same question recruits the same experts, in `/v1/route` as in chat."""
     return int.from_bytes(hashlib.sha256(question.rendered().encode()).digest()[:7], "big")

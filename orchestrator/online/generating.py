@@ -19,7 +19,7 @@ from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
-from workers.messages import ChatMessage, Completion, Delta, Request, Sampling
+from workers.messages import Completion, Delta, Request, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +37,19 @@ class Asking:
         return self.decision.pool.experts[name]
 
     def asked(self, expert: Expert) -> prompts.Asked:
-        """A lone multiple-choice question in its own form; else the conversation as it is."""
-        query = self.query
-        if not query.question.options:
-            return query.conversation
-        if len(query.conversation) == 1:
-            return query.question
-        form = prompts.answer_format(query.question, max_tokens=expert.sampling.max_tokens)
-        last = f"{query.question.rendered()}\n\n{form}"
-        return (*query.conversation[:-1], ChatMessage(role="user", content=last))
+        """The question or the conversation, as `Query.asked` has it."""
+        return self.query.asked(max_tokens=expert.sampling.max_tokens)
 
     def limited(self, sampling: Sampling) -> Sampling:
-        """A sampling within the query's budget of tokens, shared out evenly beforehand."""
-        tokens = self.query.options.budget.tokens
-        if tokens is None:
-            return sampling
-        share = max(1, tokens // min(self.decision.calls, len(self.decision.recruitment.recruits) + 1))
-        return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, share)})
+        """A sampling within the query's budget of tokens."""
+        return self.query.limited(
+            sampling, generations=min(self.decision.calls, len(self.decision.recruitment.recruits) + 1)
+        )
 
     @property
     def is_single(self) -> bool:
         """One recruit and nothing to merge: its tokens are the answer's, and need not wait."""
-        options = self.query.options
-        only_one = len(self.decision.recruitment.recruits) == 1 and (options.k == 1 or self.decision.calls == 1)
-        return only_one and options.fusion != "aggregate"
+        return self.query.is_single(recruits=len(self.decision.recruitment.recruits), calls=self.decision.calls)
 
     @property
     def experts_deadline_s(self) -> float:

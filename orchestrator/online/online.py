@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from orchestrator import prompts
+from orchestrator.online import explanation
 from orchestrator.online.charges import charges
 from orchestrator.online.deciding import Decision
 from orchestrator.online.fusing import Fusing
@@ -102,34 +103,16 @@ def _end(asking: Asking, generation: Generation, fusing: Fusing) -> Answer:
 def _explanation(asking: Asking, generation: Generation, fusing: Fusing, generate_usage: Usage) -> dict[str, Any]:
     """The answer's `muster` object: who was asked and why, what each said, how it was merged, and what it cost."""
     assert fusing.fused is not None
-    decision = dataclasses.replace(asking.decision, recruitment=generation.recruitment).as_json()
-    fused = fusing.fused
-    troubles = [
-        f"{each.recruit.expert}: {each.completion.error}" for each in generation.generated if each.completion.error
-    ]
-    notes = (decision["note"], *fusing.notes, fused.note, *troubles)
-    return {
-        **decision,
-        "answers": [each.as_json(with_text=asking.query.options.explain) for each in generation.generated],
-        "votes": {vote: round(weight, 4) for vote, weight in fused.votes.items()},
-        "fusion": {
-            "method": fused.method,
-            "expert": fused.expert,
-            "answer": fused.answer,
-            "confidence": round(fused.confidence, 4),
-            "note": fused.note,
-            "gain": None if fused.gain is None else round(fused.gain, 4),
+    return explanation.explained(
+        dataclasses.replace(asking.decision, recruitment=generation.recruitment).as_json(),
+        answers=[each.as_json(with_text=asking.query.options.explain) for each in generation.generated],
+        fused=fusing.fused,
+        notes=fusing.notes,
+        seconds={
+            "annotate": asking.decision.annotate_s,
+            "recruit": asking.decision.recruit_s,
+            "generate": generation.seconds,
+            "fuse": fusing.seconds,
         },
-        "note": "; ".join(dict.fromkeys(filter(None, notes))),
-        "seconds": {
-            "annotate": round(asking.decision.annotate_s, 3),
-            "recruit": round(asking.decision.recruit_s, 3),
-            "generate": round(generation.seconds, 3),
-            "fuse": round(fusing.seconds, 3),
-        },
-        "tokens": {
-            "annotate": asking.decision.annotated.usage.as_json(),
-            "generate": generate_usage.as_json(),
-            "fuse": fusing.usage.as_json(),
-        },
-    }
+        tokens={"annotate": asking.decision.annotated.usage, "generate": generate_usage, "fuse": fusing.usage},
+    )

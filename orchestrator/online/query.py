@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator import prompts
 from skills.question import Question
 from workers.messages import ChatMessage, Completion, Sampling
 
@@ -66,6 +67,8 @@ class Query:
     """The last user message, its options read out where it surely has some."""
     conversation: tuple[ChatMessage, ...]
     """Every message, in order; the last is the user's."""
+    expert: str | None = None
+    """The one expert that is asked; None: the pool."""
     options: Options = field(default_factory=Options)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """`Sampling` fields that the client set: for the fused answer, or for the one expert it named."""
@@ -73,6 +76,32 @@ class Query:
     def sampling(self, own: Sampling) -> Sampling:
         """An expert's own sampling with the client's wishes on top."""
         return own.model_copy(update=dict(self.overrides))
+
+    def asked(self, *, max_tokens: int) -> prompts.Asked:
+        """What an expert whose completions have at most `max_tokens` is asked: a lone multiple-choice question in its
+        own form, else the conversation as it is."""
+        if not self.question.options:
+            return self.conversation
+        if len(self.conversation) == 1:
+            return self.question
+        form = prompts.answer_format(self.question, max_tokens=max_tokens)
+        last = f"{self.question.rendered()}\n\n{form}"
+        return (*self.conversation[:-1], ChatMessage(role="user", content=last))
+
+    def limited(self, sampling: Sampling, *, generations: int) -> Sampling:
+        """A sampling within the budget of tokens, shared out evenly beforehand among so many generations."""
+        tokens = self.options.budget.tokens
+        if tokens is None:
+            return sampling
+        share = max(1, tokens // max(1, generations))
+        return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, share)})
+
+    def is_single(self, *, recruits: int, calls: int | None) -> bool:
+        """One recruit and nothing to merge: it is sampled as the client wished, and its text is the answer's.
+
+        `calls`: generations that may be spent in all; None: any number.
+        """
+        return recruits == 1 and (self.options.k == 1 or calls == 1) and self.options.fusion != "aggregate"
 
 
 @dataclass(frozen=True, kw_only=True)

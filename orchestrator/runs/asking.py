@@ -21,25 +21,27 @@ class Asked:
     tokens: int
 
 
-def expert(of: Expert, question: Question, *, seed: int) -> Asked:
-    """One expert's answer to a question. Its own sampling seed, if it has one, goes before `seed`."""
-    return _asked(
-        of, prompts.expert_messages(of.system_prompt, question, max_tokens=of.sampling.max_tokens), of.sampling, seed
-    )
+def expert(of: Expert, asked: prompts.Asked, *, seed: int, sampling: Sampling | None = None) -> Asked:
+    """One expert's answer. `sampling`: in place of its own; a seed in it goes before `seed`."""
+    messages = prompts.expert_messages(of.system_prompt, asked, max_tokens=of.sampling.max_tokens)
+    return _asked(of, messages, sampling or of.sampling, seed)
 
 
-def aggregator(of: Expert, question: Question, answered: Sequence[Answered], *, seed: int) -> Asked:
-    """The merging of experts' answers, cut to fit the aggregator's context."""
-    room = (of.model.context_tokens - of.sampling.max_tokens) * prompts.CHARS_PER_TOKEN - len(question.rendered())
-    max_chars = max(1, min(prompts.MAX_FUSED_CHARS, room))
+def aggregator(
+    of: Expert, asked: prompts.Asked, answered: Sequence[Answered], *, seed: int, sampling: Sampling | None = None
+) -> Asked:
+    """The merging of experts' answers, cut to fit the aggregator's context. `sampling`: in place of its own."""
+    sampled = sampling or of.sampling
+    chars = len(asked.rendered()) if isinstance(asked, Question) else sum(len(turn.content) for turn in asked)
+    room = (of.model.context_tokens - sampled.max_tokens) * prompts.CHARS_PER_TOKEN - chars
     messages = prompts.aggregator_messages(
-        question,
+        asked,
         answered,
         seed=seed_for(seed, "fence"),
-        max_chars=max_chars,
-        max_tokens=of.sampling.max_tokens,
+        max_chars=max(1, min(prompts.MAX_FUSED_CHARS, room)),
+        max_tokens=sampled.max_tokens,
     )
-    return _asked(of, messages, of.sampling, seed)
+    return _asked(of, messages, sampled, seed)
 
 
 def annotator(of: Expert, question: Question, *, seed: int) -> Asked:

@@ -1,4 +1,4 @@
-"""Ending runs that are cancelled or cannot go on, and keeping the set of cancelled ids that workers look at."""
+"""Ending runs that are cancelled, expired or cannot go on, and telling workers which."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -13,9 +13,26 @@ from workers.messages import CANCELLED_KEY
 ANNOUNCED_S = 600
 """A cancelled run stays in the set for so long: by then no worker holds a chunk of it."""
 
-_CANCELLING = sa.text("SELECT id, errors FROM run WHERE status = 'cancelling' ORDER BY id FOR UPDATE")
+CANCELLED, EXPIRED = "cancelled", "expired"
+"""Errors of lines that were called off, and of lines whose batch's window had passed."""
+
+_CANCELLING = sa.text(
+    """
+    SELECT id, kind, errors FROM run
+    WHERE status = 'cancelling'
+      AND (kind <> 'batch' OR EXISTS (SELECT FROM instance WHERE run_id = run.id AND stage <> 'done'))
+    ORDER BY id FOR UPDATE
+    """
+)
+_EXPIRING = sa.text(
+    """
+    UPDATE run SET status = 'finalizing' WHERE status = 'in_progress'
+      AND id IN (SELECT run_id FROM batch WHERE expires_at <= now()) RETURNING id
+    """
+)
+_EXPIRED = sa.text("UPDATE batch SET has_expired = true, finalizing_at = now() WHERE run_id = :run")
 _RECENT = sa.text(
-    "SELECT id FROM run WHERE status IN ('cancelling', 'cancelled', 'expired', 'failed')"
+    "SELECT id FROM run WHERE status IN ('cancelling', 'finalizing', 'cancelled', 'expired', 'failed')"
     " AND (ended_at IS NULL OR ended_at > now() - make_interval(secs => :announced_s))"
 )
 _END_INSTANCES = sa.text(
@@ -34,16 +51,32 @@ _END_RUN = sa.text("UPDATE run SET status = :status, ended_at = now() WHERE id =
 
 
 def end_runs(session: Session) -> list[str]:
-    """End every run that is being cancelled, keeping the lines that are done. Returns those runs."""
+    """End every run that is being cancelled, keeping the lines that are done. Returns those runs.
+
+    A batch ends once its files are written: here only its lines do.
+    """
     ended = session.execute(_CANCELLING).all()
     for run in ended:
         # One that has errors was given up by us: it failed.
-        why = run.errors[0]["message"] if run.errors else "cancelled"
-        values = {"run": run.id, "why": why, "status": "failed" if run.errors else "cancelled"}
-        # Instances first: the stager may be adding units to one it holds.
-        for statement in (_END_INSTANCES, _END_UNITS, _END_CHUNKS, _END_RUN):
-            session.execute(statement, values)
+        _end_lines(session, run.id, run.errors[0]["message"] if run.errors else CANCELLED)
+        if run.kind != "batch":
+            session.execute(_END_RUN, {"run": run.id, "status": "failed" if run.errors else "cancelled"})
     return [run.id for run in ended]
+
+
+def expire_batches(session: Session) -> list[str]:
+    """End the lines of every batch whose window has passed, keeping those that are done. Returns those batches."""
+    expired = list(session.scalars(_EXPIRING).all())
+    for run_id in expired:
+        _end_lines(session, run_id, EXPIRED)
+        session.execute(_EXPIRED, {"run": run_id})
+    return expired
+
+
+def _end_lines(session: Session, run_id: str, why: str) -> None:
+    # Instances first: the stager may be adding units to one it holds.
+    for statement in (_END_INSTANCES, _END_UNITS, _END_CHUNKS):
+        session.execute(statement, {"run": run_id, "why": why})
 
 
 def recent_runs(session: Session) -> list[str]:

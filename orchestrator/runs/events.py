@@ -42,7 +42,8 @@ def snapshot(session: Session, run_id: str) -> dict[str, Any]:
     units = session.execute(_UNITS, window).all()
     loads = session.execute(_LOADS, {"run": run_id}).one()
     elapsed_s = float(session.execute(_ELAPSED, {"run": run_id}).scalar() or 0.0)
-    total = run.pinned["lines"]
+    # Of a batch that is still read: the lines found so far.
+    total = run.pinned["lines"] or sum(row.lines for row in lines)
     done = sum(row.lines for row in lines if row.stage == "done")
     recent_s = max(1e-3, min(RECENT_S, elapsed_s))
     is_open = run.status in runs.OPEN_STATUSES
@@ -65,7 +66,7 @@ def snapshot(session: Session, run_id: str) -> dict[str, Any]:
         "elapsed_s": round(elapsed_s, 3),
         "units_per_s": round(units_per_s, 3),
         "lines_per_s": round(sum(row.recent for row in lines) / recent_s, 3) if is_open else 0.0,
-        "eta_s": _eta(run.pinned, lines, units, units_per_s) if is_open else None,
+        "eta_s": _eta(run.pinned, total, lines, units, units_per_s) if is_open else None,
     }
 
 
@@ -77,7 +78,7 @@ def _experts(units: Any) -> dict[str, dict[str, int]]:
     return experts
 
 
-def _eta(pinned: Any, lines: Any, units: Any, units_per_s: float) -> float | None:
+def _eta(pinned: Any, total: int, lines: Any, units: Any, units_per_s: float) -> float | None:
     """Units that wait, and those that lines not yet recruited will probably need, at the recent rate."""
     if units_per_s <= 0:
         return None
@@ -85,5 +86,5 @@ def _eta(pinned: Any, lines: Any, units: Any, units_per_s: float) -> float | Non
     staged = sum(row.lines for row in lines if row.stage not in ("annotate", "recruit"))
     made = sum(row.units for row in units if row.stage != "annotate")
     expected_per_line = made / staged if staged else float(pinned.get("k") or 1)
-    unstaged = pinned["lines"] - staged
+    unstaged = total - staged
     return float(round((open_units + unstaged * expected_per_line) / units_per_s, 1))

@@ -75,6 +75,32 @@ def for_benchmark(
     )
 
 
+def for_batch(*, settings: Settings, pool: Pool) -> Pinned:
+    """Settings of a batch, for what its lines leave out; how many they are is pinned once they are read.
+
+    Raises `RunRefused`.
+    """
+    strategy, method, annotated_by = settings.strategy, settings.fusion, settings.annotation
+    _check_settings(pool, k=None, strategy=strategy, method=method, annotated_by=annotated_by, aggregator=None)
+    best = deciding.most_competent(pool).name
+    return Pinned(
+        lines=0,
+        models=_models(pool),
+        stages={
+            "annotate": _keys(pool, [best]) if annotated_by == "llm" else (),
+            "generate": _keys(pool, pool.experts),
+            "fuse": _merging(pool) if method in ("auto", "aggregate") else (),
+        },
+        pool=pins(pool),
+        k=min(settings.k, len(pool.experts)),
+        strategy=strategy,
+        fusion=method,
+        annotation=annotated_by,
+        annotator=best,
+        best_single=best,
+    )
+
+
 def for_profile(*, expert: ExpertRow, question_set: QuestionSetRow, questions: Sequence[Question]) -> Pinned:
     """Settings of a profile run. Raises `RunRefused`."""
     if not questions:
@@ -172,6 +198,11 @@ def _fusing(
         return ()  # choices are voted on; an aggregator is the exception
     if aggregator is not None:
         return _keys(pool, [aggregator])
+    return _merging(pool)
+
+
+def _merging(pool: Pool) -> tuple[str, ...]:
+    """Models of the aggregators that the aggregator test would choose."""
     areas = sorted({area for scores in pool.aggregators.values() for area in scores if area})
     names = [aggregators.pick(pool.aggregators, [area], tuple(pool.experts)) for area in (*areas, "")]
     return _keys(pool, names)

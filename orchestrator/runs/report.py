@@ -51,10 +51,12 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     """The report, as JSON. Raises `runs.UnknownRun`. Of a run under way: of the lines that are done."""
     run = runs.get(session, run_id)
     pinned = Pinned.model_validate(run.pinned)
-    lines = _lines(session, run_id)
-    report = _head(session, run, pinned, lines) | costs.of(session, run, pinned)
+    report = _head(session, run, pinned) | costs.of(session, run, pinned)
+    if run.kind == "batch":  # nothing is graded
+        return report
     if run.kind == "aggregator":
         return report | aggregator_report.of(session, run_id)
+    lines = _lines(session, run_id)
     report |= {
         "accuracy": _json(_accuracy(lines)),
         "per_category": {name: _json(_accuracy(group)) for name, group in _by_category(lines).items()},
@@ -155,22 +157,23 @@ def _method(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
     }
 
 
-def _head(session: Session, run: RunRow, pinned: Pinned, lines: Sequence[Line]) -> dict[str, Any]:
-    failed = sum(line.error is not None for line in lines)
+def _head(session: Session, run: RunRow, pinned: Pinned) -> dict[str, Any]:
+    counts = runs.counts(session, run.id)
     return {
         "run": run.id,
         "kind": run.kind,
         "name": run.name,
-        "lines": {"total": pinned.lines, "done": len(lines), "failed": failed},
+        "lines": {"total": counts.total, "done": counts.done, "failed": counts.failed},
         "settings": pinned.model_dump(
             mode="json",
             include={"k", "strategy", "fusion", "annotation", "annotator", "aggregator", "seed", "baselines"},
         ),
-        "versions": _versions(pinned),
+        "versions": versions(pinned),
     }
 
 
-def _versions(pinned: Pinned) -> dict[str, Any]:
+def versions(pinned: Pinned) -> dict[str, Any]:
+    """What a run pinned, by the names and numbers that people know."""
     if pinned.pool is None:
         return {"expert_id": pinned.expert_id, "question_set_id": pinned.question_set_id}
     return {

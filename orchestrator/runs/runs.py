@@ -1,5 +1,7 @@
 """Runs: submitting them, reading them, calling them off. What happens in between is the stager's and dispatcher's."""
 
+import hashlib
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from skills.question import Question
 __all__ = ["RunRefused"]
 
 OPEN_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
-_PREFIXES = {"benchmark": "bench-", "profile": "prof-", "aggregator": "aggr-"}
+_PREFIXES = {"benchmark": "bench-", "batch": "batch_", "profile": "prof-", "aggregator": "aggr-"}
 
 
 class UnknownRun(LookupError):
@@ -31,6 +33,16 @@ class UnknownRun(LookupError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"there is no run {run_id[:80]!r}")
         self.run_id = run_id
+
+
+class KeyTaken(ValueError):
+    """The idempotency key was used for another request."""
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(
+            f"the Idempotency-Key {key!r} was used for another request, which became {run_id}: send the same request "
+            "to get that again, or another key to start anew"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +71,15 @@ def submit_benchmark(
     seed: int = 0,
     baselines: bool = True,
     idempotency_key: str | None = None,
+    digest: str | None = None,
 ) -> RunRow:
     """Write a benchmark and all its lines. What is left out is the service's default.
 
     `pool` holds the experts to recruit from. `baselines`: also ask every one of them, on all lines or a seeded part
-    of them (`pinned.Baselines`). The same `idempotency_key` gives the run it gave before. Raises `RunRefused`.
+    of them (`pinned.Baselines`). The same `idempotency_key` and `digest` (of the request) give the run they gave
+    before. Raises `RunRefused` and `KeyTaken`.
     """
-    if idempotency_key is not None and (present := _by_key(session, idempotency_key)) is not None:
+    if (present := submitted(session, idempotency_key, digest)) is not None:
         return present
     pinned = pinning.for_benchmark(
         settings=settings,
@@ -79,10 +93,9 @@ def submit_benchmark(
         seed=seed,
         with_baselines=baselines,
     )
-    run = _insert(session, kind="benchmark", name=name, pinned=pinned, key=idempotency_key)
+    run = insert(session, kind="benchmark", name=name, pinned=pinned, key=idempotency_key, digest=digest)
     if run is None:  # another request with this key was first
-        assert idempotency_key is not None
-        present = _by_key(session, idempotency_key)
+        present = submitted(session, idempotency_key, digest)
         assert present is not None
         return present
     _insert_instances(session, run.id, questions, stage="annotate")
@@ -93,7 +106,7 @@ def submit_profile(session: Session, *, settings: Settings, expert: ExpertRow, q
     """Write a run in which one expert answers a question set. Raises `RunRefused` where the set is empty."""
     questions = question_sets.labelled(session, question_set).questions
     pinned = pinning.for_profile(expert=expert, question_set=question_set, questions=questions)
-    run = _insert(session, kind="profile", name=expert.name, pinned=pinned)
+    run = insert(session, kind="profile", name=expert.name, pinned=pinned)
     _insert_instances(session, run.id, questions, stage="recruit")
     return run
 
@@ -116,7 +129,7 @@ def submit_aggregator_test(
     pinned = pinning.for_aggregator_test(
         pool=pool, question_set=question_set, items=items, natural=natural, strategy=strategy, k=k, seed=seed
     )
-    run = _insert(session, kind="aggregator", name=question_set.name, pinned=pinned)
+    run = insert(session, kind="aggregator", name=question_set.name, pinned=pinned)
     questions = [*(item.question for item in items), *(item.question for item in natural)]
     _insert_instances(session, run.id, questions, stage="fuse")
     return run
@@ -137,9 +150,10 @@ def listed(session: Session, *, kind: str | None = None, limit: int = 100) -> li
 
 
 def open_runs(session: Session) -> list[RunRow]:
-    """Runs that the stager has to look after, oldest first."""
-    query = select(RunRow).where(RunRow.status == "in_progress").order_by(col(RunRow.created_at), RunRow.id)
-    return list(session.exec(query))
+    """Runs that the stager has to look after, oldest first: batches before and after that, too."""
+    is_open_batch = sa.and_(col(RunRow.kind) == "batch", col(RunRow.status).in_(OPEN_STATUSES))
+    query = select(RunRow).where(sa.or_(col(RunRow.status) == "in_progress", is_open_batch))
+    return list(session.exec(query.order_by(col(RunRow.created_at), RunRow.id)))
 
 
 def open_of_kind(session: Session, kind: str) -> list[RunRow]:
@@ -165,13 +179,14 @@ def cancel(session: Session, run_id: str) -> RunRow:
         row.status = "cancelling"
         session.add(row)
         session.flush()
+        session.execute(sa.text("UPDATE batch SET cancelling_at = now() WHERE run_id = :run"), {"run": run_id})
     return row
 
 
 def give_up(session: Session, run_id: str, reason: str) -> None:
     """End a run that cannot go on, through no fault of its submitter, keeping what is done: it becomes `failed`."""
     row = get(session, run_id)
-    if row.status == "in_progress":
+    if row.status in ("validating", "in_progress"):
         row.status, row.errors = "cancelling", [{"code": "internal_error", "message": reason}]
         session.add(row)
 
@@ -198,13 +213,22 @@ def results(session: Session, run_id: str, *, after: int = -1) -> Iterator[dict[
     return lines.results(session, run_id, after=after)
 
 
-def _insert(session: Session, *, kind: str, name: str, pinned: Pinned, key: str | None = None) -> RunRow | Any:
-    """The new run, `in_progress`; None if the idempotency key is taken."""
+def insert(
+    session: Session,
+    *,
+    kind: str,
+    name: str,
+    pinned: Pinned,
+    status: str = "in_progress",
+    key: str | None = None,
+    digest: str | None = None,
+) -> RunRow | Any:
+    """The new run, without its lines; None if the idempotency key is taken."""
     made = session.execute(
         sa.text(
             """
-            INSERT INTO run (id, kind, name, status, pinned, totals, errors, idempotency_key)
-            VALUES (:id, :kind, :name, 'in_progress', CAST(:pinned AS jsonb), '{}', '[]', :key)
+            INSERT INTO run (id, kind, name, status, pinned, totals, errors, idempotency_key, request_digest)
+            VALUES (:id, :kind, :name, :status, CAST(:pinned AS jsonb), '{}', '[]', :key, :digest)
             ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
             """
         ),
@@ -213,7 +237,9 @@ def _insert(session: Session, *, kind: str, name: str, pinned: Pinned, key: str 
             "kind": kind,
             "name": name,
             "pinned": database.dump_json(pinned.model_dump(mode="json")),
+            "status": status,
             "key": key,
+            "digest": digest,
         },
     ).first()
     return session.get_one(RunRow, made.id) if made else None
@@ -237,5 +263,16 @@ def _insert_instances(session: Session, run_id: str, questions: Sequence[Questio
     )
 
 
-def _by_key(session: Session, key: str) -> RunRow | None:
-    return session.exec(select(RunRow).where(RunRow.idempotency_key == key)).first()
+def submitted(session: Session, key: str | None, digest: str | None) -> RunRow | None:
+    """The run that was submitted under this idempotency key, if any. Raises `KeyTaken` if by another request."""
+    if key is None:
+        return None
+    run = session.exec(select(RunRow).where(RunRow.idempotency_key == key)).first()
+    if run is not None and run.request_digest not in (None, digest):
+        raise KeyTaken(key, run.id)
+    return run
+
+
+def digest(*what: object) -> str:
+    """What is remembered of a request under an idempotency key."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()

@@ -15,6 +15,7 @@ from sqlmodel import Session
 from orchestrator.pool import registration
 from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.runs import finishing, runs
+from orchestrator.runs.batches.stages import Batches
 from orchestrator.runs.staging import aggregator, benchmark, profile
 from orchestrator.runs.staging.ahead import Ahead
 from orchestrator.runs.staging.context import Context, Contexts
@@ -41,6 +42,11 @@ HANDLERS: Mapping[str, Mapping[str, Handler]] = {
         "generate": benchmark.generated,
         "annotate": benchmark.annotate_and_recruit,
     },
+    "batch": {
+        "fuse": benchmark.aggregated,
+        "generate": benchmark.generated,
+        "annotate": benchmark.annotate_and_recruit,
+    },
     "profile": {"generate": profile.grade, "recruit": profile.ask},
     "aggregator": {"fuse": aggregator.ask},
 }
@@ -57,6 +63,7 @@ class Stager:
         self._settings = settings
         self._contexts = Contexts(load_embedder=load_embedder)
         self._ahead = Ahead(load_embedder=load_embedder)
+        self._batches = Batches(engine=engine, settings=settings, contexts=self._contexts)
         self._sizes: dict[tuple[str, str], int] = defaultdict(lambda: BATCH_MIN)
         self._failures: dict[str, list[float]] = defaultdict(list)
         self._registration_at = 0.0
@@ -70,8 +77,9 @@ class Stager:
         return any(did)
 
     def close(self) -> None:
-        """End the threads that embed."""
+        """End the threads that embed, and let go of files that are half written; they are begun anew."""
         self._ahead.close()
+        self._batches.close()
 
     def _try_to_advance(self, run: RunRow) -> bool:
         """A run with a fault of its own stops itself only. Raises what the database raises when it is away."""
@@ -93,6 +101,8 @@ class Stager:
         return did
 
     def _advance(self, run: RunRow) -> bool:
+        if run.status != "in_progress":
+            return self._batches.advance(run)
         handlers = HANDLERS.get(run.kind)
         if handlers is None:
             return False
@@ -123,6 +133,8 @@ class Stager:
             self._sizes[kind, stage] = min(BATCH_MAX, size * 2)
 
     def _finish(self, run: RunRow) -> bool:
+        if run.kind == "batch":
+            return self._batches.finish(run)
         with database.session(self._engine) as session:
             if finishing.is_open(session, run.id):
                 return False

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,9 @@ from orchestrator.storage.tables import FileRow
 
 ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 2**20
+PART = ".part"
+STALE_S = 86400.0
+"""A part that nobody wrote to for so long was left behind by a process that was killed."""
 DISK_RESERVE_BYTES = 64 * 2**20
 """Left free on the disk: the database and the broker write there, too."""
 
@@ -37,21 +41,82 @@ def folder(settings: Settings) -> Path:
     return settings.data_dir / "files"
 
 
-def write(settings: Settings, source: BinaryIO) -> tuple[str, int]:
+def write(settings: Settings, source: BinaryIO, *, max_bytes: int | None = None) -> tuple[str, int]:
     """Bring the bytes to disk under a new id, wholly or not at all. Returns (id, bytes).
 
-    Raises `FileTooLarge` or `DiskFull`. The row is `add`ed afterwards: bytes without a row are invisible.
+    `max_bytes`: in place of the settings' own bound. Raises `FileTooLarge` or `DiskFull`. The row is `add`ed
+    afterwards: bytes without a row are invisible.
     """
     target = folder(settings)
     target.mkdir(parents=True, exist_ok=True)
-    file_id = f"file-{secrets.token_hex(12)}"
-    partial = target / f".{file_id}.part"
+    file_id = new_id()
+    partial = target / f".{file_id}{PART}"
     try:
-        size = _copy(source, partial, settings.max_file_bytes)
+        size = _copy(source, partial, settings.max_file_bytes if max_bytes is None else max_bytes)
         partial.replace(target / file_id)
+        _sync(target)
     finally:
         partial.unlink(missing_ok=True)
     return file_id, size
+
+
+class Partial:
+    """A file that is being written: under a hidden name until `keep`, so that nobody ever sees half of it."""
+
+    def __init__(self, settings: Settings, file_id: str) -> None:
+        self._target = folder(settings) / file_id
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own: should a second process believe that the file is its to write, neither spoils the other's.
+        self._path = self._target.with_name(f".{file_id}.{secrets.token_hex(4)}{PART}")
+        self._sink = self._path.open("wb")
+        self.size = 0
+
+    def write(self, block: bytes) -> None:
+        """Raises `DiskFull` before the disk is."""
+        _check_room(self._path.parent)
+        self._sink.write(block)
+        self.size += len(block)
+
+    def keep(self) -> None:
+        """Bring it to disk and give it its name. The row is `add`ed afterwards."""
+        self._sink.flush()
+        os.fsync(self._sink.fileno())
+        self._sink.close()
+        self._path.replace(self._target)
+        _sync(self._target.parent)
+
+    def discard(self) -> None:
+        """Leave nothing of it behind."""
+        self._sink.close()
+        self._path.unlink(missing_ok=True)
+
+
+def _check_room(place: Path) -> None:
+    status = os.statvfs(place)
+    if status.f_bavail * status.f_frsize < DISK_RESERVE_BYTES:
+        raise DiskFull(f"the disk of {place} is full; delete files or move MUSTER_DATA_DIR")
+
+
+def _sync(place: Path) -> None:
+    """A rename is on disk once its folder is."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(settings: Settings) -> int:
+    """Delete the parts that killed processes left behind; returns how many."""
+    oldest_s = time.time() - STALE_S
+    stale = [part for part in folder(settings).glob(f".*{PART}") if part.stat().st_mtime < oldest_s]
+    for part in stale:
+        part.unlink(missing_ok=True)
+    return len(stale)
+
+
+def new_id() -> str:
+    return f"file-{secrets.token_hex(12)}"
 
 
 def _copy(source: BinaryIO, partial: Path, max_bytes: int) -> int:
@@ -60,10 +125,8 @@ def _copy(source: BinaryIO, partial: Path, max_bytes: int) -> int:
         while block := source.read(CHUNK_BYTES):
             size += len(block)
             if size > max_bytes:
-                raise FileTooLarge(f"the file is larger than {max_bytes} bytes (MUSTER_MAX_FILE_BYTES)")
-            status = os.statvfs(partial.parent)
-            if status.f_bavail * status.f_frsize < DISK_RESERVE_BYTES:
-                raise DiskFull(f"the disk of {partial.parent} is full; delete files or move MUSTER_DATA_DIR")
+                raise FileTooLarge(f"the file is larger than the {max_bytes} bytes that one of its purpose may have")
+            _check_room(partial.parent)
             sink.write(block)
         sink.flush()
         os.fsync(sink.fileno())

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.fusion import Fused
+from orchestrator.online.query import Options, Query
 from orchestrator.recruiting.values import Answered, MatchedSkill, Recruit, Recruitment
 from orchestrator.synthesis import Trial
 from orchestrator.trials import Item
 from skills.question import Question
+from workers.messages import ChatMessage
 
 
 def question_json(question: Question) -> dict[str, Any]:
@@ -32,6 +34,31 @@ def question_of(stored: Mapping[str, Any]) -> Question:
         answer=stored["answer"],
         category=stored["category"],
         skills=tuple(stored["skills"]),
+    )
+
+
+def query_json(query: Query) -> dict[str, Any]:
+    """A chat request as a batch's instances keep it, beside its question. `query_of` reads it."""
+    return {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in query.conversation],
+        "expert": query.expert,
+        "options": query.options.model_dump(mode="json", exclude_defaults=True),
+        "overrides": dict(query.overrides),
+    }
+
+
+def query_of(stored: Mapping[str, Any], question: Question) -> Query:
+    """The chat request that `query_json` wrote."""
+    overrides = dict(stored["overrides"])
+    if "stop" in overrides:
+        overrides["stop"] = tuple(overrides["stop"])
+    return Query(
+        id=question.id,
+        question=question,
+        conversation=tuple(ChatMessage(role=turn["role"], content=turn["content"]) for turn in stored["messages"]),
+        expert=stored["expert"],
+        options=Options.model_validate(stored["options"]),
+        overrides=overrides,
     )
 
 
@@ -142,3 +169,8 @@ def trial_json(trial: Trial) -> dict[str, Any]:
 def trial_of(stored: Mapping[str, Any]) -> Trial:
     """What `trial_json` wrote; other fields beside it are ignored."""
     return Trial(**{field.name: stored[field.name] for field in dataclasses.fields(Trial)})
+
+
+def fused_of(stored: Mapping[str, Any]) -> Fused:
+    """What `fused_json` wrote."""
+    return Fused(**stored)

@@ -171,8 +171,36 @@ class RunRow(SQLModel, table=True):
     report: Json | None = _json_or_none()
     """The finished report; None until completed."""
     idempotency_key: str | None = Field(default=None, unique=True)
+    request_digest: str | None = None
+    """SHA-256 of what was submitted under the key: another request under it is refused."""
     created_at: dt.datetime = _now()
     ended_at: dt.datetime | None = _time()
+
+
+class BatchRow(SQLModel, table=True):
+    """What a batch has beside its run."""
+
+    __tablename__ = "batch"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    labels: Json | None = _json_or_none()
+    """OpenAI's `metadata`."""
+    read_bytes: int = Field(default=0, sa_column=sa.Column(sa.BigInteger, nullable=False))
+    """How far the input file is read and checked."""
+    read_lines: int = 0
+    """Lines in that part, blank ones included."""
+    has_expired: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """Its window passed before all lines had ended."""
+    output_file_id: str | None = None
+    """Set when the files are begun, told once they are there; None at the end if no line succeeded."""
+    error_file_id: str | None = None
+    expires_at: dt.datetime = Field(sa_column=sa.Column(sa.DateTime(timezone=True), nullable=False))
+    in_progress_at: dt.datetime | None = _time()
+    finalizing_at: dt.datetime | None = _time()
+    cancelling_at: dt.datetime | None = _time()
 
 
 class InstanceRow(SQLModel, table=True):
@@ -192,6 +220,8 @@ class InstanceRow(SQLModel, table=True):
     custom_id: str
     question: Json = _json()
     """`skills.question.Question` as JSON."""
+    query: Json | None = _json_or_none()
+    """A batch's chat request (`stored.query_json`); None: a question with a gold answer."""
     stage: str = "annotate"
     """The stage it is in: annotate, recruit, generate, fuse, grade, done."""
     ready: bool = Field(default=True, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.true()))

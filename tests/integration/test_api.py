@@ -201,7 +201,7 @@ def test_a_benchmark_runs_from_a_file_to_its_report(
     ("body", "status", "param"),
     [
         ({}, 400, "name"),
-        ({"name": "nothing"}, 404, "question_set"),
+        ({"name": "nothing"}, 404, "name"),
         ({"file_id": "file-none"}, 404, None),
         ({"name": seeds.SET_NAME, "k": 9}, 400, "k"),
         ({"name": seeds.SET_NAME, "experts": ["nobody"]}, 404, None),

@@ -23,7 +23,7 @@ PIECES_AHEAD = 12
 
 _NEXT = sa.text(
     """
-    SELECT id, question->>'text' AS text FROM instance
+    SELECT id, CASE WHEN query->>'expert' IS NULL THEN question->>'text' END AS text FROM instance
     WHERE run_id = :run AND stage = :stage AND ready AND id > :after ORDER BY id LIMIT :count
     """
 )
@@ -62,7 +62,9 @@ class Ahead:
         rows = session.execute(_NEXT, given).all()
         for start in range(0, len(rows), PIECE):
             part = rows[start : start + PIECE]
-            pieces.append((len(part), self._threads.submit(self._embed, [row.text for row in part])))
+            pieces.append(
+                (len(part), self._threads.submit(self._embed, [row.text for row in part if row.text is not None]))
+            )
             self._after[run_id] = part[-1].id
 
     def _embed(self, texts: list[str]) -> None:

@@ -1,5 +1,10 @@
-"""A benchmark's stages: annotate, recruit, generate (in rounds), fuse, grade."""
+"""The stages of a benchmark and of a batch: annotate, recruit, generate (in rounds), fuse, grade.
 
+A batch's lines are chat requests: each has its own terms, and no gold answer. One that names an expert is passed on.
+"""
+
+import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +15,14 @@ from orchestrator import aggregators, annotation, choosing, fusion
 from orchestrator.answers import grading
 from orchestrator.choosing import Choice
 from orchestrator.fusion import Fused
+from orchestrator.online import deciding
 from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
 from orchestrator.runs import asking
 from orchestrator.runs.pinned import seed_for
-from orchestrator.runs.staging.context import Context
+from orchestrator.runs.staging import direct
+from orchestrator.runs.staging.context import Context, is_adaptive
+from orchestrator.runs.staging.terms import Recruiting, Terms
+from orchestrator.runs.staging.terms import of as terms_of
 from orchestrator.runs.staging.work import Batch, Instance, Unit, units_of
 from orchestrator.storage import stored
 from skills import annotate
@@ -32,12 +41,18 @@ _PROMOTE = sa.text(
 def annotate_and_recruit(session: Session, context: Context, instances: Sequence[Instance]) -> Batch:
     """Name the skills (by the annotator's units, or by embedding), choose the recruits, and have them generate."""
     batch = Batch()
-    if context.pinned.annotator is None:
+    direct.ask(session, context, instances, batch)
+    instances = [instance for instance in instances if not direct.is_direct(instance)]
+    annotated = [_terms(context, instance).annotator is not None for instance in instances]
+    if not any(annotated):
         _recruit(session, context, [(instance, ()) for instance in instances], batch)
         return batch
     units = units_of(session, instances)
-    named = []
-    for instance in instances:
+    named: list[tuple[Instance, tuple[str, ...]]] = []
+    for instance, by_llm in zip(instances, annotated, strict=True):
+        if not by_llm:
+            named.append((instance, ()))
+            continue
         samples = [unit for unit in units.get(instance.id, []) if unit.stage == "annotate"]
         if samples:
             named.append((instance, _vote(samples)))
@@ -57,18 +72,27 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
         if any(unit.is_open for unit in own if unit.stage == "generate"):
             batch.move(instance, "generate")
             continue
+        if direct.is_direct(instance):
+            direct.end(instance, own, batch)
+            continue
+        terms = _terms(context, instance)
         recruitment = stored.recruitment_of(instance.decision or {})
         answered = _answered(context, instance, own)
-        wanted = _more(context, instance, recruitment, answered)
+        wanted = _more(context, terms, instance, recruitment, answered)
         more = [recruit for recruit in wanted if recruit.expert not in quarantined]
         if more:
             _next_round(session, context, instance, recruitment, more, batch)
             continue
-        name = _aggregator(context, recruitment, quarantined)
-        choice = _choose(context, instance, recruitment, answered, name)
+        name = _aggregator(context, terms, recruitment, quarantined)
+        choice = _choose(context, terms, instance, recruitment, answered, name)
         if choice.method == "aggregate" and name is not None:
+            merger = context.experts[name]
             asked = asking.aggregator(
-                context.experts[name], instance.question, answered, seed=_seed(context, instance, "fuse", name)
+                merger,
+                terms.asked(instance.question, merger),
+                answered,
+                seed=_seed(context, instance, "fuse", name),
+                sampling=terms.fused_sampling(merger, recruits=len(recruitment.recruits)),
             )
             batch.ask(instance, context.experts[name], asked, stage="fuse")
             batch.move(instance, "fuse")
@@ -87,7 +111,7 @@ def aggregated(session: Session, context: Context, instances: Sequence[Instance]
         answered = _answered(context, instance, own)
         (merging,) = (unit for unit in own if unit.stage == "fuse")
         merged = merging.answered(instance.question)
-        choice = _choose(context, instance, recruitment, answered, merging.expert)
+        choice = _choose(context, _terms(context, instance), instance, recruitment, answered, merging.expert)
         fused = fusion.read_aggregate(recruitment, answered, instance.question, merged)
         _grade(context, instance, own, answered, choice.explains(fused), batch)
     return batch
@@ -127,26 +151,41 @@ def _recruit(
 ) -> None:
     if not named:
         return
-    assert context.recruiter is not None
     quarantined = context.quarantined(session)
-    available = [name for name in context.experts if name not in quarantined]
-    seeds = [_seed(context, instance, "recruit") for instance, _ in named]
+    alike: dict[Recruiting, list[tuple[Instance, tuple[str, ...]]]] = defaultdict(list)
+    for instance, skills in named:
+        alike[_terms(context, instance).recruiting].append((instance, skills))
+    for wanted, group in alike.items():
+        available = [name for name in wanted.experts or context.experts if name not in quarantined]
+        _recruit_among(context, wanted, available, group, batch)
+
+
+def _recruit_among(
+    context: Context,
+    wanted: Recruiting,
+    available: Sequence[str],
+    named: Sequence[tuple[Instance, tuple[str, ...]]],
+    batch: Batch,
+) -> None:
+    seeds = [_recruiting_seed(context, instance) for instance, _ in named]
     asks = _asks(context, named)
     try:
-        recruitments = context.recruiter.recruit(asks, k=context.pinned.k, seeds=seeds, experts=available)
+        recruitments = context.recruiter(wanted.strategy).recruit(asks, k=wanted.k, seeds=seeds, experts=available)
     except NoExperts as error:
         for instance, _ in named:
             batch.move(instance, "done", error=str(error), correct=False)
         return
-    for (instance, skills), seed, recruitment in zip(named, seeds, recruitments, strict=True):
+    for (instance, skills), seed, ask, recruitment in zip(named, seeds, asks, recruitments, strict=True):
+        if instance.query is not None and not recruitment.skills:  # told, as in chat
+            recruitment = dataclasses.replace(recruitment, skills=context.needs().of(ask))
         decision = stored.recruitment_json(recruitment) | {"seed": seed, "annotated": list(skills)}
-        if context.pinned.annotator is not None and not skills:
+        if not skills and _terms(context, instance).annotator is not None:
             decision["annotation_note"] = annotation.NONE_SURVIVED
         recruits = [recruit.expert for recruit in recruitment.recruits]
-        _generate(context, instance, recruits, stage="generate", round=0, batch=batch)
+        _generate(context, instance, recruits, stage="generate", round=0, batch=batch, recruits=len(recruits))
         if instance.position in context.panel:
             others = [name for name in available if name not in recruits]
-            _generate(context, instance, others, stage="baseline", round=0, batch=batch)
+            _generate(context, instance, others, stage="baseline", round=0, batch=batch, recruits=len(recruits))
         batch.move(instance, "generate", decision=decision, round=0)
 
 
@@ -167,26 +206,30 @@ def _asks(context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]]) -
 
 
 def _generate(
-    context: Context, instance: Instance, names: Sequence[str], *, stage: str, round: int, batch: Batch
+    context: Context, instance: Instance, names: Sequence[str], *, stage: str, round: int, batch: Batch, recruits: int
 ) -> None:
+    terms = _terms(context, instance)
     for name in names:
         # One seed per expert and line, whatever the stage: a baseline's answer is what the recruit would have said.
         seed = _seed(context, instance, "generate", name)
-        asked = asking.expert(context.experts[name], instance.question, seed=seed)
-        batch.ask(instance, context.experts[name], asked, stage=stage, round=round)
+        expert = context.experts[name]
+        sampling = terms.sampling(expert, recruits=recruits)
+        asked = asking.expert(expert, terms.asked(instance.question, expert), seed=seed, sampling=sampling)
+        batch.ask(instance, expert, asked, stage=stage, round=round)
 
 
 def _more(
-    context: Context, instance: Instance, recruitment: Recruitment, answered: Sequence[Answered]
+    context: Context, terms: Terms, instance: Instance, recruitment: Recruitment, answered: Sequence[Answered]
 ) -> tuple[Recruit, ...]:
-    if not context.is_adaptive or instance.round + 1 >= ROUNDS_MAX:
+    recruiter = context.recruiter(terms.recruiting.strategy)
+    left = terms.calls_left(made=len(answered), is_adaptive=recruitment.mean_calls is not None)
+    if not is_adaptive(recruiter) or instance.round + 1 >= ROUNDS_MAX or left == 0:
         return ()
-    assert context.recruiter is not None
     skills = tuple((instance.decision or {}).get("annotated", ()))
     (ask,) = _asks(context, [(instance, skills)])
     present = {recruit.expert for recruit in recruitment.recruits}
-    more = context.recruiter.more(ask, recruitment, answered)
-    return tuple(recruit for recruit in more if recruit.expert not in present)
+    more = recruiter.more(ask, recruitment, answered)
+    return tuple(recruit for recruit in more if recruit.expert not in present)[:left]
 
 
 def _next_round(
@@ -202,41 +245,47 @@ def _next_round(
     names = [recruit.expert for recruit in more]
     promoted = set(session.scalars(_PROMOTE, params={"round": round, "instance": instance.id, "experts": names}).all())
     missing = [name for name in names if name not in promoted]
-    _generate(context, instance, missing, stage="generate", round=round, batch=batch)
+    recruits = len(recruitment.recruits)
+    _generate(context, instance, missing, stage="generate", round=round, batch=batch, recruits=recruits)
     decision: dict[str, Any] = dict(instance.decision or {})
-    assert context.recruiter is not None
-    joined = context.recruiter.joined(recruitment, more)
+    joined = context.recruiter(_terms(context, instance).recruiting.strategy).joined(recruitment, more)
     decision["recruits"] = [stored.recruit_json(recruit) for recruit in joined.recruits]
     # Should all of them have answered for the baselines already, nothing else would wake the instance.
     batch.move(instance, "generate", ready=not missing, round=round, decision=decision)
 
 
-def _aggregator(context: Context, recruitment: Recruitment, quarantined: set[str]) -> str | None:
+def _aggregator(context: Context, terms: Terms, recruitment: Recruitment, quarantined: set[str]) -> str | None:
     """Who merges the answers, should they be merged."""
     assert context.pool is not None
     available = tuple(name for name in context.experts if name not in quarantined)
-    if context.pinned.aggregator is not None:
-        return context.pinned.aggregator if context.pinned.aggregator in available else None
+    if terms.aggregator is not None:
+        return terms.aggregator if terms.aggregator in available else None
+    if terms.recruiting.experts is not None:
+        available = tuple(name for name in available if name in terms.recruiting.experts)
     skills = [match.skill for match in recruitment.skills]
     return aggregators.pick(context.pool.aggregators, skills, available) if available else None
 
 
 def _choose(
     context: Context,
+    terms: Terms,
     instance: Instance,
     recruitment: Recruitment,
     answered: Sequence[Answered],
     aggregator: str | None,
 ) -> Choice:
     assert context.pool is not None
-    return choosing.choose(
+    choice = choosing.choose(
         recruitment,
         answered,
         instance.question,
-        wanted=context.pinned.fusion,
+        wanted=terms.fusion,
         aggregator=aggregator,
         learnt=context.pool.synthesis,
     )
+    if choice.method == "aggregate" and terms.calls is not None and len(answered) >= terms.calls:
+        return choice.without_aggregator("the budget left no call for an aggregator")
+    return choice
 
 
 def _merge(choice: Choice, recruitment: Recruitment, answered: Sequence[Answered]) -> Fused:
@@ -260,7 +309,7 @@ def _grade(
         answers=None if waits else _answers(instance, units),
         fused=stored.fused_json(fused),
         answer=fused.answer,
-        correct=grading.is_correct(fused.answer, instance.question),
+        correct=None if instance.query is not None else grading.is_correct(fused.answer, instance.question),
         error=_why_failed(units) if failed else None,
     )
 
@@ -296,4 +345,17 @@ def _why_failed(units: Sequence[Unit]) -> str:
 
 
 def _seed(context: Context, instance: Instance, *what: object) -> int:
-    return seed_for(context.pinned.seed, instance.custom_id, *what)
+    own = instance.query.options.seed if instance.query is not None else None
+    return seed_for(context.pinned.seed if own is None else own, instance.custom_id, *what)
+
+
+def _terms(context: Context, instance: Instance) -> Terms:
+    return terms_of(context.pinned, instance.query)
+
+
+def _recruiting_seed(context: Context, instance: Instance) -> int:
+    """A chat request recruits whom it would recruit in `/v1/chat/completions` and `/v1/route`."""
+    if instance.query is None:
+        return _seed(context, instance, "recruit")
+    seed = instance.query.options.seed
+    return seed if seed is not None else deciding.question_seed(instance.question)

@@ -1,4 +1,4 @@
-"""What the stager knows of a run: its pins, its pool, its fitted recruiter. Built once per run, then kept."""
+"""What the stager knows of a run: its pins, its pool, its fitted recruiters. Built once per run, then kept."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from random import Random
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from orchestrator.online.needs import Needs
 from orchestrator.pool import pool
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
@@ -31,20 +32,26 @@ class Context:
     experts: dict[str, Expert]
     """The experts of the run, as pinned."""
     pool: Pool | None
-    recruiter: Recruiter | None
+    recruiters: PoolCache
     panel: frozenset[int]
     """Positions of the lines on which every expert answers, for the baselines."""
     embedder: Callable[[], TextEmbedder]
 
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether the strategy may recruit more experts once it has seen answers."""
-        return self.recruiter is not None and type(self.recruiter).more is not Recruiter.more
+    def recruiter(self, strategy: str) -> Recruiter:
+        """The strategy, fitted on the run's pool."""
+        assert self.pool is not None
+        return self.recruiters.recruiter(self.pool, strategy)
+
+    def needs(self) -> Needs:
+        """The vocabulary of the run's pool."""
+        assert self.pool is not None
+        return self.recruiters.needs(self.pool)
 
     @property
     def embeds_in(self) -> str | None:
         """The stage that begins with the embedding of the question; None if an LLM's work comes first."""
-        return "annotate" if self.recruiter is not None and self.pinned.annotator is None else None
+        recruits = self.kind in ("benchmark", "batch")
+        return "annotate" if recruits and self.pinned.annotator is None else None
 
     def quarantined(self, session: Session) -> set[str]:
         """Experts of the run that were set aside since it was submitted."""
@@ -77,14 +84,13 @@ class Contexts:
         else:
             row = session.get_one(ExpertRow, pinned.expert_id)
             experts = {row.name: pool.expert_of(row)}
-        recruits = run.kind == "benchmark"
         return Context(
             run_id=run.id,
             kind=run.kind,
             pinned=pinned,
             experts=experts,
             pool=members,
-            recruiter=self._recruiters.recruiter(members, pinned.strategy) if members and recruits else None,
+            recruiters=self._recruiters,
             panel=panel(pinned),
             embedder=self._load_embedder,
         )
@@ -98,3 +104,8 @@ def panel(pinned: Pinned) -> frozenset[int]:
         return frozenset(range(pinned.lines))
     drawn = Random(seed_for(pinned.seed, "baselines")).sample(range(pinned.lines), pinned.baselines.lines)
     return frozenset(drawn)
+
+
+def is_adaptive(recruiter: Recruiter) -> bool:
+    """Whether the strategy may recruit more experts once it has seen answers."""
+    return type(recruiter).more is not Recruiter.more

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator.answers import grading
+from orchestrator.online.query import Query
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.values import Answered
 from orchestrator.runs.asking import Asked
@@ -17,7 +18,7 @@ from skills.question import Question
 
 _TAKE = sa.text(
     """
-    SELECT id, run_id, position, custom_id, question, stage, round, decision
+    SELECT id, run_id, position, custom_id, question, query, stage, round, decision
     FROM instance WHERE run_id = :run AND stage = :stage AND ready
     ORDER BY id LIMIT :count FOR UPDATE SKIP LOCKED
     """
@@ -53,6 +54,8 @@ class Instance:
     position: int
     custom_id: str
     question: Question
+    query: Query | None
+    """The chat request it is, in a batch."""
     stage: str
     round: int
     decision: dict[str, Any] | None
@@ -154,25 +157,33 @@ class Batch:
 
 def take(session: Session, run_id: str, stage: str, count: int) -> list[Instance]:
     """Lock up to `count` instances of a run that are ready in a stage, oldest first."""
-    return [
-        Instance(
-            id=row.id,
-            run_id=row.run_id,
-            position=row.position,
-            custom_id=row.custom_id,
-            question=stored.question_of(row.question),
-            stage=row.stage,
-            round=row.round,
-            decision=row.decision,
-        )
-        for row in session.execute(_TAKE, {"run": run_id, "stage": stage, "count": count})
-    ]
+    return [_instance(row) for row in session.execute(_TAKE, {"run": run_id, "stage": stage, "count": count})]
+
+
+def _instance(row: Any) -> Instance:
+    question = stored.question_of(row.question)
+    return Instance(
+        id=row.id,
+        run_id=row.run_id,
+        position=row.position,
+        custom_id=row.custom_id,
+        question=question,
+        query=None if row.query is None else stored.query_of(row.query, question),
+        stage=row.stage,
+        round=row.round,
+        decision=row.decision,
+    )
 
 
 def units_of(session: Session, instances: Sequence[Instance]) -> dict[int, list[Unit]]:
     """Instance id -> its units, by round and age."""
+    return units_by_instance(session, [instance.id for instance in instances])
+
+
+def units_by_instance(session: Session, ids: Sequence[int]) -> dict[int, list[Unit]]:
+    """Instance id -> its units, by round and age."""
     units: dict[int, list[Unit]] = defaultdict(list)
-    for row in session.execute(_UNITS, {"ids": [instance.id for instance in instances]}):
+    for row in session.execute(_UNITS, {"ids": list(ids)}):
         units[row.instance_id].append(
             Unit(
                 stage=row.stage,

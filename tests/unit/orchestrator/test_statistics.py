@@ -37,3 +37,11 @@ def test_the_bootstrap_of_many_lines_is_drawn_in_blocks() -> None:
     found = statistics.bootstrap([1.0, 0.0] * 5000, seed=0)
     assert found is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.5 / 100, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    [(0, 0, 1.0), (5, 5, 1.0), (1, 6, 0.125), (6, 1, 0.125), (0, 10, 2 / 1024), (400, 500, 0.000963)],
+)
+def test_mcnemar_is_the_two_sided_binomial_test(only_first: int, only_second: int, p_value: float) -> None:
+    assert statistics.mcnemar(only_first, only_second) == pytest.approx(p_value, rel=0.01)

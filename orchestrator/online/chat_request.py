@@ -1,12 +1,13 @@
-"""The body of `POST /v1/chat/completions`: OpenAI's, with the object `muster` beside it."""
+"""The body of `POST /v1/chat/completions`, and of a batch's lines: OpenAI's, with the object `muster` beside it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.errors import ApiError
+from orchestrator import wrong_field
 from orchestrator.online import free_text
-from orchestrator.online.query import Options, Query
+from orchestrator.online.query import Options, Query, QueryRefused
 from workers.messages import ChatMessage
 
 POOL = "muster"
@@ -124,7 +125,7 @@ class ChatRequest(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
     def query(self, query_id: str) -> Query:
-        """The query it asks. Raises `ApiError` naming the field that stands in the way."""
+        """The query it asks. Raises `QueryRefused` naming the field that stands in the way."""
         is_pool = self.model == POOL
         self._refuse_unsupported(is_pool)
         conversation = self._conversation()
@@ -133,6 +134,7 @@ class ChatRequest(BaseModel):
             id=query_id,
             question=question,
             conversation=conversation,
+            expert=None if is_pool else self.model,
             options=self.muster or Options(),
             overrides=self.overrides(),
         )
@@ -169,5 +171,15 @@ class ChatRequest(BaseModel):
         return tuple(turns)
 
 
-def refuse(param: str, message: str) -> ApiError:
-    return ApiError(400, f"{param} {message}", param=param, code="unsupported_value")
+def refuse(param: str, message: str) -> QueryRefused:
+    return QueryRefused(f"{param} {message}", param=param, code="unsupported_value")
+
+
+def read(body: Mapping[str, Any]) -> ChatRequest:
+    """A body that is known to be a JSON object. Raises `QueryRefused` for its first wrong field."""
+    try:
+        return ChatRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = wrong_field.describe(first, first["loc"])
+        raise QueryRefused(wrong.message, param=wrong.param, code=wrong.code) from None

@@ -1,0 +1,84 @@
+"""What the stager does for a batch before its lines are answered, and after."""
+
+import time
+
+import sqlalchemy as sa
+import structlog
+
+from orchestrator.runs import finishing
+from orchestrator.runs.batches import line, reading
+from orchestrator.runs.batches.writing import Writer
+from orchestrator.runs.staging.context import Contexts
+from orchestrator.settings import Settings
+from orchestrator.storage import database, files
+from orchestrator.storage.tables import BatchRow, RunRow
+
+DISK_RETRY_S = 2.0
+"""A file that could not be written is tried again so soon: the lines are safe in the database meanwhile."""
+
+_CANCELLED = sa.text("UPDATE run SET status = :status, ended_at = now() WHERE id = :run AND status = 'cancelling'")
+
+log = structlog.get_logger()
+
+
+class Batches:
+    """Reads input files and writes output files, a slice a turn."""
+
+    def __init__(self, *, engine: sa.Engine, settings: Settings, contexts: Contexts) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._contexts = contexts
+        self._writer = Writer(settings)
+        files.sweep(settings)
+        self._failed_at: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Let go of what is half written."""
+        self._writer.close()
+
+    def advance(self, run: RunRow) -> bool:
+        """One turn for a batch that is not in progress. False if there was nothing to do."""
+        if run.status == "validating":
+            return self._read(run)
+        if run.status == "cancelling" and self._never_began(run):
+            return True
+        return self._write(run)
+
+    def finish(self, run: RunRow) -> bool:
+        """Go on to the files, if all lines have ended."""
+        with database.session(self._engine) as session:
+            if finishing.is_open(session, run.id):
+                return False
+            self._writer.begin(session, run.id)
+        return True
+
+    def _read(self, run: RunRow) -> bool:
+        with database.session(self._engine) as session:
+            experts = self._contexts.of(session, run).experts
+            tokens = {name: expert.model.context_tokens for name, expert in experts.items()}
+            reading.advance(session, self._settings, run, line.Pool(experts=frozenset(tokens), context_tokens=tokens))
+        return True
+
+    def _never_began(self, run: RunRow) -> bool:
+        """A batch that is called off while its file is still read ends without any line."""
+        with database.session(self._engine) as session:
+            if session.get_one(BatchRow, run.id).in_progress_at is not None:
+                return False
+            reading.drop(session, run.id)
+            session.execute(_CANCELLED, {"run": run.id, "status": "failed" if run.errors else "cancelled"})
+        return True
+
+    def _write(self, run: RunRow) -> bool:
+        if time.monotonic() - self._failed_at.get(run.id, -DISK_RETRY_S) < DISK_RETRY_S:
+            return False
+        try:
+            with database.session(self._engine) as session:
+                if finishing.is_open(session, run.id):
+                    return False  # the dispatcher is about to end its lines
+                self._writer.advance(session, run)
+        except OSError as error:
+            log.error("a batch's files cannot be written; trying again", run=run.id, error=str(error))
+            self._failed_at[run.id] = time.monotonic()
+            return False
+        self._failed_at.pop(run.id, None)
+        return True

@@ -1,0 +1,167 @@
+"""Benchmarks over HTTP: by name, compared with each other, and read as JSON, Markdown or a page."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from orchestrator.settings import Settings
+from orchestrator.storage import database
+from tests import seeds
+from tests.driving import Driver
+from tests.fake_worker import FakeWorker
+from tests.serving import served
+from tests.stack import command
+from workers.messages import Completion, Request
+
+Json = dict[str, Any]
+KEY = {"Idempotency-Key": "mine"}
+
+
+@pytest.fixture
+def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Driver]:
+    quick = settings.model_copy(update={"question_set": seeds.SET_NAME, "experts_file": tmp_path / "none.toml"})
+    driving = Driver(engine, quick)
+    yield driving
+    driving.close()
+
+
+@pytest.fixture
+def http(driver: Driver) -> Iterator[httpx.Client]:
+    with database.session(driver.engine) as session:
+        seeds.live_pool(session, {"ada": "stub:one", "bob": "stub:two", "cyd": "stub:three"})
+    with served(driver.settings) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def fake(redis_url: str) -> Iterator[FakeWorker]:
+    with FakeWorker(redis_url) as worker:
+        yield worker
+
+
+def _run(http: httpx.Client, driver: Driver, fake: FakeWorker, *, wrong: str = "", **body: Any) -> str:
+    """A benchmark to its end, in which lines with the text `wrong` are answered wrongly by everybody."""
+    made = http.post("/v1/benchmarks", json={"name": seeds.SET_NAME, "fusion": "vote", "k": 2, **body})
+    assert made.status_code == 202, made.text
+
+    def answer(request: Request) -> Completion:
+        asked = request.messages[-1].content
+        gold = asked.partition("[stub:gold=")[2][:1]
+        letter = "ABCD"["ABCD".index(gold) - 1] if wrong and wrong in asked else gold
+        return Completion(id=request.id, text=f"The answer is ({letter}).", prompt_tokens=9, completion_tokens=4)
+
+    def work() -> None:
+        for chunk in fake.take():
+            fake.finish(chunk, answer)
+        fake.say()
+
+    run_id = str(made.json()["id"])
+    driver.until(lambda: driver.is_done(run_id), also=work)
+    return run_id
+
+
+def test_a_benchmark_of_the_folder_is_submitted_by_its_name(http: httpx.Client, driver: Driver) -> None:
+    shipped = http.post("/v1/benchmarks", json={"name": "muster-check"})
+    assert (shipped.status_code, shipped.json()["request_counts"]["total"]) == (202, 48)
+    unknown = http.post("/v1/benchmarks", json={"name": "../sets/muster-check"})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "benchmark_not_found")
+    assert "muster-check" in unknown.json()["error"]["message"]
+
+
+def test_a_key_gives_the_benchmark_it_gave_before_and_no_other(http: httpx.Client, driver: Driver) -> None:
+    body = {"name": seeds.SET_NAME, "k": 2}
+    made = http.post("/v1/benchmarks", json=body, headers=KEY).json()
+    assert http.post("/v1/benchmarks", json=body, headers=KEY).json()["id"] == made["id"]
+    other = http.post("/v1/benchmarks", json={**body, "k": 1}, headers=KEY)
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_taken")
+    assert made["id"] in other.json()["error"]["message"]
+
+
+def test_two_benchmarks_are_compared_line_by_line(http: httpx.Client, driver: Driver, fake: FakeWorker) -> None:
+    first = _run(http, driver, fake, wrong="history")
+    second = _run(http, driver, fake, wrong="algebra: what is number 0", k=1)
+    found = http.get("/v1/benchmarks", params={"compare": f"{first},{second}"}).json()
+    assert found["lines"] == {"compared": 18, "only_in_first": 0, "only_in_second": 0}
+    test = found["mcnemar"]
+    assert (test["only_first_right"], test["only_second_right"], test["both_right"]) == (1, 6, 11)
+    assert test["p_value"] == pytest.approx(0.125)
+    assert found["difference"]["value"] == pytest.approx(5 / 18, abs=1e-6)
+    assert found["per_category"]["history"]["difference"]["value"] == 1.0
+    assert (found["first"]["settings"]["k"], found["second"]["settings"]["k"]) == (2, 1)
+    text = http.get("/v1/benchmarks", params={"compare": f"{first},{second}", "format": "markdown"}).text
+    assert "p value: 0.125" in text
+    page = http.get("/v1/benchmarks", params={"compare": f"{first},{second}"}, headers={"Accept": "text/html"}).text
+    assert "p = 0.125" in page
+    _check_page(page)
+
+
+@pytest.mark.parametrize(
+    ("compare", "status"), [("one", 400), ("a,b,c", 400), ("a,", 400), ("bench-none,bench-none", 404)]
+)
+def test_what_cannot_be_compared_says_why(http: httpx.Client, compare: str, status: int) -> None:
+    assert http.get("/v1/benchmarks", params={"compare": compare}).status_code == status
+
+
+def test_a_report_is_read_as_json_markdown_or_a_page(http: httpx.Client, driver: Driver, fake: FakeWorker) -> None:
+    address = f"/v1/benchmarks/{_run(http, driver, fake, wrong='history', name=seeds.SET_NAME)}/report"
+    whole = http.get(address).json()
+    assert whole["status"] == "completed"
+    assert http.get(address, headers={"Accept": "text/markdown"}).text.startswith("# benchmark")
+    browsers = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    page = http.get(address, headers={"Accept": browsers})
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.text == http.get(address, params={"format": "html"}).text
+    assert f"{100 * whole['accuracy']['value']:.1f} %" in page.text
+    for words in ("oracle: somebody was right", "history", "ada", "completion tokens", "posterior"):
+        assert words in page.text, words
+    _check_page(page.text)
+
+
+def test_the_command_line_watches_and_compares(http: httpx.Client, driver: Driver, fake: FakeWorker) -> None:
+    run_id, url = _run(http, driver, fake), str(http.base_url)
+
+    def said(*arguments: str) -> str:
+        ran = subprocess.run(command("bench", *arguments, "--url", url), capture_output=True, text=True, timeout=30)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    assert f"{run_id} is completed" in said("watch", run_id)
+    assert json.loads(said("compare", run_id, run_id, "--json"))["difference"]["value"] == 0.0
+    assert "mcnemar" in said("compare", run_id, run_id)
+
+
+class _Structure(HTMLParser):
+    """Whether every element is closed in order, and what the page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def _check_page(text: str) -> None:
+    structure = _Structure()
+    structure.feed(text)
+    assert (structure.open, structure.fetched) == ([], [])
+    assert text.count("<h1>") == 1
+    assert text.count("<table ") == text.count("<caption>")
+    assert not re.search(r"url\(|@import|<script", text)
