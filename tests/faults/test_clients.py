@@ -26,7 +26,7 @@ def test_a_submission_cut_short_and_sent_again_is_one_run(house: House, fault: F
     experts = house.pool({"ada": house.stub("one")})
     asked = lines(200)
     draw = random.Random(3)
-    for number in range(10 if is_full else 3):
+    for number in range(10 if is_full else 2):
         with fault.attempt(), ThreadPoolExecutor() as threads:
             key = f"submission-{number}"
             body = {"file_id": house.upload(asked), "experts": experts, "k": 1, "fusion": "vote", "baselines": False}
