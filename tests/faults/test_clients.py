@@ -113,10 +113,10 @@ def test_a_worker_behind_a_cut_begins_nothing_that_others_have_finished(house: H
     with Proxy(house.valkey_port) as cable:
         for worker in house.workers:
             worker.kill()
-        cut.start("--bulk-sequences", "4", REDIS_URL=house.redis_url_at(cable.port))
+        cut.start("--bulk-sequences", "2", REDIS_URL=house.redis_url_at(cable.port))
         with fault.attempt():
             run = house.submit(house.pool({"ada": house.stub("one", latency_s=1.0)}), lines(60))
-            run.wait_done(4)
+            run.wait_done(2)
             cable.cut()
             other.start("--bulk-sequences", "64")  # it has finished all long before the other would have
             run.wait_end()
