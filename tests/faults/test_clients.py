@@ -26,7 +26,7 @@ def test_a_submission_cut_short_and_sent_again_is_one_run(house: House, fault: F
     experts = house.pool({"ada": house.stub("one")})
     asked = lines(200)
     draw = random.Random(3)
-    for number in range(10 if is_full else 3):
+    for number in range(10 if is_full else 2):
         with fault.attempt(), ThreadPoolExecutor() as threads:
             key = f"submission-{number}"
             body = {"file_id": house.upload(asked), "experts": experts, "k": 1, "fusion": "vote", "baselines": False}
@@ -113,10 +113,10 @@ def test_a_worker_behind_a_cut_begins_nothing_that_others_have_finished(house: H
     with Proxy(house.valkey_port) as cable:
         for worker in house.workers:
             worker.kill()
-        cut.start("--bulk-sequences", "4", REDIS_URL=house.redis_url_at(cable.port))
+        cut.start("--bulk-sequences", "2", REDIS_URL=house.redis_url_at(cable.port))
         with fault.attempt():
             run = house.submit(house.pool({"ada": house.stub("one", latency_s=1.0)}), lines(60))
-            run.wait_done(4)
+            run.wait_done(2)
             cable.cut()
             other.start("--bulk-sequences", "64")  # it has finished all long before the other would have
             run.wait_end()

@@ -82,7 +82,7 @@ def test_a_drained_worker_costs_no_unit_anything(house: House, fault: Fault) -> 
 def test_a_message_delivered_again_while_it_runs_is_dropped(house: House, fault: Fault) -> None:
     house.redis.delete("unacked", "unacked_index")  # what was given out to workers that were killed since
     with fault.attempt():
-        run = house.submit(house.pool({"ada": house.stub("one", latency_s=2)}), lines(64))
+        run = house.submit(house.pool({"ada": house.stub("one", latency_s=1.2)}), lines(64))
         until(lambda: house.redis.zcard("unacked_index") == 2)
         # In the broker's own books: given out half a day ago.
         age_s = VISIBILITY_TIMEOUT_S + 60
