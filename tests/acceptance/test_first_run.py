@@ -25,4 +25,4 @@ def test_a_real_question_is_answered_by_real_experts_on_one_load(tmp_path: Path)
     places = [text.index(stage) for stage in stages]
     assert places == sorted(places)
     worker_log = (data_dir / "logs" / "w0.log").read_text(errors="replace")
-    assert worker_log.count("workers.residency: loaded ") == 1, "both experts share one set of weights"
+    assert worker_log.count("workers.loader: loaded ") == 1, "both experts share one set of weights"
