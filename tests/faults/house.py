@@ -27,7 +27,7 @@ from tests.stack import WEIGHTS, free_port, give_weights
 from tests.waiting import until
 from workers.messages import WORKERS_KEY, WorkerState
 
-LEASE_S = 4.0
+LEASE_S = 3.0
 _PORT = re.compile(r"(?<=:)\d+(?=/\d+$)")
 
 

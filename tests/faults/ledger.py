@@ -39,7 +39,8 @@ class Ledger:
 
     def table(self) -> list[str]:
         """The lines of the table, by number; empty if nothing was tried."""
-        faults = sorted(self._faults.values(), key=lambda fault: (int(fault.number.rstrip("abcd")), fault.number))
+        tried = [fault for fault in self._faults.values() if fault.tries]
+        faults = sorted(tried, key=lambda fault: (int(fault.number.rstrip("abcd")), fault.number))
         if not faults:
             return []
         rows = [

@@ -42,7 +42,7 @@ def test_a_slow_expert_is_left_out_and_named(house: House, fault: Fault) -> None
         check(fault, run)
         assert all(f"{experts[1]} was late" in line["fused"]["note"] for line in run.results())
     with fault.attempt():
-        answer = house.ask("What is it? [stub:gold=7]", experts, budget={"seconds": 4}).raise_for_status().json()
+        answer = house.ask("What is it? [stub:gold=7]", experts, budget={"seconds": 2}).raise_for_status().json()
         assert experts[1] in answer["muster"]["note"]
 
 
