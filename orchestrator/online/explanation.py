@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.fusion import Fused
+from orchestrator.fusion.fusion import Fused
 from orchestrator.online.query import Usage
 from orchestrator.recruiting.values import Recruitment
 

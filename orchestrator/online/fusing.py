@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator
 
 import anyio.to_thread
 
-from orchestrator import aggregators, choosing, fusion, prompts
-from orchestrator.choosing import Choice
-from orchestrator.fusion import Fused
+from orchestrator import prompts
+from orchestrator.fusion import aggregators, choosing, fusion
+from orchestrator.fusion.choosing import Choice
+from orchestrator.fusion.fusion import Fused
 from orchestrator.online.generating import Asking, Generation, ended, failed
 from orchestrator.online.query import Event, Piece, Stage, Usage
 from orchestrator.online.transport import TROUBLE, WorkerLost

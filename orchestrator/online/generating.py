@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from orchestrator import fusion, prompts
+from orchestrator import prompts
 from orchestrator.answers import grading
+from orchestrator.fusion import fusion
 from orchestrator.online.deciding import EXPERTS_SHARE, Decision
 from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
 from orchestrator.online.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost

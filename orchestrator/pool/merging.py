@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from orchestrator import synthesis
+from orchestrator.fusion import synthesis
+from orchestrator.fusion.synthesis import Synthesis
 from orchestrator.storage import stored
 from orchestrator.storage.tables import AggregatorScoreRow, ExpertRow, QuestionSetRow, SynthesisTrialsRow
-from orchestrator.synthesis import Synthesis
 
 AggregatorScores = Mapping[str, Mapping[str, tuple[int, int]]]
 

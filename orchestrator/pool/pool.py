@@ -9,10 +9,10 @@ import numpy as np
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from orchestrator.fusion.synthesis import NOTHING, Synthesis
 from orchestrator.pool import experts, merging, question_sets
 from orchestrator.pool.merging import AggregatorScores
 from orchestrator.storage.tables import ExpertRow, ProfileRow, QuestionSetRow, SynthesisTrialsRow
-from orchestrator.synthesis import NOTHING, Synthesis
 from skills.evidence import Evidence
 from skills.question import Question
 from workers.messages import Model, Sampling

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator import fusion, recruiting
+from orchestrator import recruiting
+from orchestrator.fusion import fusion
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
 from orchestrator.recruiting.costs import Cost, Limits, completion_tokens

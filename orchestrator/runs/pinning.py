@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator import aggregators, fusion, recruiting, residency, trials
+from orchestrator import recruiting, residency
+from orchestrator.fusion import aggregators, fusion, trials
 from orchestrator.online import deciding
 from orchestrator.pool.pool import Pool, pins
 from orchestrator.runs.pinned import Baselines, Pinned, Stage

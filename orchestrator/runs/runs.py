@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from orchestrator import aggregators, trials
+from orchestrator.fusion import aggregators, trials
 from orchestrator.pool import question_sets
 from orchestrator.pool.pool import Pool
 from orchestrator.runs import lines, pinning

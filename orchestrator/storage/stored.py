@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from orchestrator.fusion import Fused
+from orchestrator.fusion.fusion import Fused
+from orchestrator.fusion.synthesis import Trial
+from orchestrator.fusion.trials import Item
 from orchestrator.online.query import Options, Query
 from orchestrator.recruiting.values import Answered, MatchedSkill, Recruit, Recruitment
-from orchestrator.synthesis import Trial
-from orchestrator.trials import Item
 from skills.question import Question
 from workers.messages import ChatMessage
 

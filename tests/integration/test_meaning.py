@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator import fusion
 from orchestrator.answers import meaning
+from orchestrator.fusion import fusion
 from orchestrator.recruiting.values import Answered
 from skills.embed import Embedder
 from skills.question import Question

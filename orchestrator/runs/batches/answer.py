@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import fusion
-from orchestrator.fusion import Fused
+from orchestrator.fusion import fusion
+from orchestrator.fusion.fusion import Fused
 from orchestrator.online import chat_completion, explanation
 from orchestrator.online.charges import charges
 from orchestrator.online.fusing import within_limits

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session, col, select
 
-from orchestrator import aggregators, trials
-from orchestrator.aggregators import Merged
+from orchestrator.fusion import aggregators, trials
+from orchestrator.fusion.aggregators import Merged
 from orchestrator.pool import pool, question_sets
 from orchestrator.pool.pool import Pool
 from orchestrator.recruiting.values import Answered

@@ -11,10 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import aggregators, annotation, choosing, fusion
+from orchestrator import annotation
 from orchestrator.answers import grading
-from orchestrator.choosing import Choice
-from orchestrator.fusion import Fused
+from orchestrator.fusion import aggregators, choosing, fusion
+from orchestrator.fusion.choosing import Choice
+from orchestrator.fusion.fusion import Fused
 from orchestrator.online import deciding
 from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
 from orchestrator.runs import asking

@@ -4,7 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from orchestrator import fusion, recruiting
+from orchestrator import recruiting
+from orchestrator.fusion import fusion
 from orchestrator.recruiting import listwise, tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment

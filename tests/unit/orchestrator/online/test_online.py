@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from orchestrator import synthesis
+from orchestrator.fusion import synthesis
+from orchestrator.fusion.synthesis import Trial
 from orchestrator.online import online
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import Answer, Budget, Event, Options, Piece, QueryFailed, QueryRefused, Stage
 from orchestrator.online.transport import NoWorker, WorkerLost
-from orchestrator.synthesis import Trial
 from tests.unit.orchestrator import scripted
 from tests.unit.orchestrator.scripted import ScriptedTransport, decision, query, recruit
 from workers.messages import Completion

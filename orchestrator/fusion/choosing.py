@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator import fusion
-from orchestrator.fusion import Fused, Method
+from orchestrator.fusion import fusion
+from orchestrator.fusion.fusion import Fused, Method
+from orchestrator.fusion.synthesis import NOTHING, Expected, Synthesis
 from orchestrator.recruiting.values import Answered, Recruitment
-from orchestrator.synthesis import NOTHING, Expected, Synthesis
 from skills.question import Question
 
 

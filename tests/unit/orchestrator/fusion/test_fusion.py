@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import fusion
+from orchestrator.fusion import fusion
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
 from skills.question import Question
 

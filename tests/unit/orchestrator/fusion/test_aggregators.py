@@ -4,9 +4,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from orchestrator import aggregators, prompts
-from orchestrator.aggregators import Merged
+from orchestrator import prompts
 from orchestrator.answers import grading
+from orchestrator.fusion import aggregators
+from orchestrator.fusion.aggregators import Merged
 from skills.evidence import Evidence
 from skills.question import Question
 

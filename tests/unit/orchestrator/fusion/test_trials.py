@@ -3,7 +3,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator import fusion, recruiting, trials
+from orchestrator import recruiting
+from orchestrator.fusion import fusion, trials
 from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence

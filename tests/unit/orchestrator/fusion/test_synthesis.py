@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import synthesis
-from orchestrator.synthesis import Expected, Synthesis, Trial
+from orchestrator.fusion import synthesis
+from orchestrator.fusion.synthesis import Expected, Synthesis, Trial
 
 
 def trial(confidence: float, *, vote: bool, merged: bool, first: bool | None = None, is_choice: bool = True) -> Trial:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator import aggregators, fusion, recruiting
+from orchestrator import recruiting
 from orchestrator.answers import grading
+from orchestrator.fusion import aggregators, fusion
+from orchestrator.fusion.synthesis import Trial
 from orchestrator.recruiting.values import Answered, Ask, Recruiter, Recruitment
-from orchestrator.synthesis import Trial
 from skills.evidence import Evidence
 from skills.question import Question
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from orchestrator import choosing, fusion, synthesis
-from orchestrator.choosing import Choice
+from orchestrator.fusion import choosing, fusion, synthesis
+from orchestrator.fusion.choosing import Choice
+from orchestrator.fusion.synthesis import Synthesis, Trial
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
-from orchestrator.synthesis import Synthesis, Trial
 from skills.question import Question
 
 CHOICE = Question(id="q", text="?", options=("one", "two", "three"))

@@ -1,0 +1,1 @@
+"""Several answers to one: counting, choosing how, and what an aggregator is worth."""
