@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from orchestrator.local.embedded import EmbeddedValkey
 from orchestrator.settings import PROJECT_DIR
@@ -33,7 +34,9 @@ def worker(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedValkey) -> 
         pytest.fail(f"{packages} is missing: `make test` installs the weights there")
     data_dir = tmp_path_factory.mktemp("vllm")
     (data_dir / "pkgs").symlink_to(packages)
-    with WorkerProcess(valkey.url_of(14), data_dir, name="vllm") as started:
+    url = valkey.url_of(14)
+    redis.Redis.from_url(url).flushdb()  # other modules were here
+    with WorkerProcess(url, data_dir, name="vllm") as started:
         yield started
 
 
