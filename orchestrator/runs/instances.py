@@ -25,6 +25,7 @@ _WAKE = sa.text(
         SELECT FROM unit
         WHERE unit.instance_id = instance.id AND unit.state IN ('pending', 'sent')
           AND (unit.stage <> 'baseline' OR instance.stage = 'grade')
+        OFFSET 0
       )
     """
 )
