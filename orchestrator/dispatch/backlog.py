@@ -1,8 +1,9 @@
 """The planner's inputs, read from the database: what waits, what is about to, and what is out at the workers."""
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,6 +15,10 @@ from orchestrator.runs.pinned import Pinned, Stage
 from workers.messages import Model
 
 RUNS_KEPT = 256
+COUNT_SHARE = 0.02
+"""Counting what waits takes at most so much of the time: it grows with the backlog, and so would a line's cost."""
+COUNT_AGE_S = 2.0
+"""How old a count may become, however long it took."""
 _WAITING = sa.text(
     """
     SELECT model_key, run_id,
@@ -69,15 +74,44 @@ class Backlog:
 
 
 class BacklogReader:
-    """Reads backlogs; keeps what runs pinned, which never changes."""
+    """Reads backlogs; keeps what runs pinned, which never changes.
+
+    A count of a large backlog is used for more than one plan, less what was sent since (`sent`). It never says that
+    nothing waits for a model which it has seen units of: then it is taken anew, as it is after `forget`.
+    """
 
     def __init__(self) -> None:
         self._pinned: dict[str, Pinned] = {}
         self.models: dict[str, Model] = {}
         """Every model that some run seen so far may need."""
+        self._queues: dict[str, Queue] = {}
+        self._runs: dict[str, dict[str, int]] = {}
+        self._count_at = 0.0
 
     def read(self, session: Session) -> Backlog:
         """What waits now, and what each model will be needed for soon."""
+        began = time.monotonic()
+        if began >= self._count_at:
+            self._queues, self._runs = self._count(session)
+            ended = time.monotonic()
+            self._count_at = ended + min(COUNT_AGE_S, (ended - began) / COUNT_SHARE)
+        return Backlog(queues=dict(self._queues), runs=self._runs, windows=_windows(session))
+
+    def sent(self, model_key: str, run_id: str, units: int) -> None:
+        """So many of a run's units wait no longer, none of them suspect."""
+        queue = self._queues[model_key]
+        left = queue.units - units
+        self._runs[model_key][run_id] -= units
+        if left <= 0 or self._runs[model_key][run_id] <= 0:
+            self.forget()
+        else:
+            self._queues[model_key] = replace(queue, units=left, tokens=queue.tokens * left // queue.units)
+
+    def forget(self) -> None:
+        """Count anew for the next plan."""
+        self._count_at = 0.0
+
+    def _count(self, session: Session) -> tuple[dict[str, Queue], dict[str, dict[str, int]]]:
         # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
         expected = self._expected(session)
         waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
@@ -103,7 +137,7 @@ class BacklogReader:
             )
             for key in [*{**units, **expected}]
         }
-        return Backlog(queues=queues, runs=runs, windows=_windows(session))
+        return queues, runs
 
     def pinned(self, session: Session, run_id: str) -> Pinned:
         """What a run pinned."""
