@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from orchestrator.runs.pinned import Pinned, Stage
 from workers.messages import Model
 
 RUNS_KEPT = 256
-COUNT_SHARE = 0.02
-"""Counting what waits takes at most so much of the time: it grows with the backlog, and so would a line's cost."""
-COUNT_AGE_S = 2.0
-"""How old a count may become, however long it took."""
+COUNT_AGE_S = 50e-6
+"""A count is used so long for each row that it read, which took about 1 µs: at most a fiftieth of the time goes into
+counting, where it would grow with the backlog, and a small backlog is always as it is now."""
+COUNT_AGE_MOST_S = 2.0
 _WAITING = sa.text(
     """
     SELECT model_key, run_id,
@@ -90,11 +90,10 @@ class BacklogReader:
 
     def read(self, session: Session) -> Backlog:
         """What waits now, and what each model will be needed for soon."""
-        began = time.monotonic()
-        if began >= self._count_at:
-            self._queues, self._runs = self._count(session)
-            ended = time.monotonic()
-            self._count_at = ended + min(COUNT_AGE_S, (ended - began) / COUNT_SHARE)
+        now = time.monotonic()
+        if now >= self._count_at:
+            rows = self._count(session)
+            self._count_at = now + min(COUNT_AGE_MOST_S, rows * COUNT_AGE_S)
         return Backlog(queues=dict(self._queues), runs=self._runs, windows=_windows(session))
 
     def sent(self, model_key: str, run_id: str, units: int) -> None:
@@ -111,17 +110,19 @@ class BacklogReader:
         """Count anew for the next plan."""
         self._count_at = 0.0
 
-    def _count(self, session: Session) -> tuple[dict[str, Queue], dict[str, dict[str, int]]]:
+    def _count(self, session: Session) -> int:
+        """Fill `_queues` and `_runs`; returns how many rows that took."""
         # Upstream first: what the stager moves on between the two readings is then counted twice, and never missed.
-        expected = self._expected(session)
+        upstream = session.execute(_UPSTREAM).all()
+        expected = self._expected(session, upstream)
         waiting = session.execute(_WAITING, {"suspect": chunks.SUSPECT_LOSSES}).all()
         units: dict[str, list[Any]] = defaultdict(list)
-        runs: dict[str, dict[str, int]] = defaultdict(dict)
+        self._runs = defaultdict(dict)
         for row in waiting:
             self.pinned(session, row.run_id)
             units[row.model_key].append(row)
-            runs[row.model_key][row.run_id] = row.units + row.suspects
-        queues = {
+            self._runs[row.model_key][row.run_id] = row.units + row.suspects
+        self._queues = {
             key: Queue(
                 model_key=key,
                 engine=self.models[key].engine,
@@ -137,7 +138,8 @@ class BacklogReader:
             )
             for key in [*{**units, **expected}]
         }
-        return queues, runs
+        waiting_rows = sum(sum(of_runs.values()) for of_runs in self._runs.values())
+        return waiting_rows + sum(int(row.instances) for row in upstream)
 
     def pinned(self, session: Session, run_id: str) -> Pinned:
         """What a run pinned."""
@@ -149,13 +151,13 @@ class BacklogReader:
                 self._pinned.pop(next(iter(self._pinned)))
         return self._pinned[run_id]
 
-    def _expected(self, session: Session) -> defaultdict[str, "_Expected"]:
+    def _expected(self, session: Session, upstream: Sequence[Any]) -> defaultdict[str, "_Expected"]:
         """Per model: what the stager is about to bring, and what others' answers probably will.
 
         Any expert of a run is taken to be recruited as often as another.
         """
         found: defaultdict[str, _Expected] = defaultdict(_Expected)
-        for row in session.execute(_UPSTREAM):
+        for row in upstream:
             pinned = self.pinned(session, row.run_id)
             stages = pinned.stages
             for key in {key for stage in _SOON[row.stage] for key in stages.get(stage, ())}:
