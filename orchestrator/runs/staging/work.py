@@ -29,6 +29,7 @@ _UNITS = sa.text(
     FROM unit WHERE instance_id = ANY(CAST(:ids AS bigint[])) ORDER BY instance_id, round, id
     """
 )
+# `ids` are those of the moves: without them the whole table might be read to join it with the moves.
 _MOVE = sa.text(
     """
     UPDATE instance SET
