@@ -47,8 +47,8 @@ MESSAGES = 64
 """Progress messages read at once."""
 PLAN_S = 0.5
 """How often to plan when nothing was heard: the stager may have made units."""
-PLAN_SOON_S = 0.1
-"""How often to plan at most: it counts everything that waits."""
+PLAN_SOON_S = 0.05
+"""How often to plan at most."""
 ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
