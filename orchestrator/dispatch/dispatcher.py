@@ -47,8 +47,8 @@ MESSAGES = 64
 """Progress messages read at once."""
 PLAN_S = 0.5
 """How often to plan when nothing was heard: the stager may have made units."""
-PLAN_SOON_S = 0.1
-"""How often to plan at most: it counts everything that waits."""
+PLAN_SOON_S = 0.05
+"""How often to plan at most."""
 ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
@@ -119,8 +119,9 @@ class Dispatcher:
             self._plan_and_send()
 
     def forget(self) -> None:
-        """After an error: read the committed position again."""
+        """After an error: read the committed position, and what waits, again."""
         self._position = None
+        self._backlogs.forget()
 
     def workers(self, windows: Mapping[str, Window]) -> list[residency.Worker]:
         """Workers heard of lately, as the plan sees them; `windows` says what is out at each."""
@@ -217,6 +218,7 @@ class Dispatcher:
         if lost:
             log.warning("chunks lost: their units wait again", chunks=[chunk.id for chunk in lost])
             self._has_news = True
+            self._backlogs.forget()
 
     def _call_off(self, lost: Sequence[int]) -> set[int]:
         """Before their units can be sent again: whoever has these chunks, or finds them in a queue, drops them.
@@ -314,6 +316,10 @@ class Dispatcher:
                 alone=action.alone,
             )
             model = self._backlogs.pinned(session, run_id).models[action.model_key]
+        if chunk is None or action.alone:
+            self._backlogs.forget()
+        else:
+            self._backlogs.sent(action.model_key, run_id, len(chunk.requests))
         if chunk is None:
             return False
         message = {"id": chunk.id, "run_id": chunk.run_id, "model": model, "requests": chunk.requests}

@@ -17,6 +17,7 @@ _LOCK_OF_UNITS = sa.text(
     """
 )
 _LOCK = sa.text("SELECT id FROM instance WHERE id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE")
+# OFFSET 0 keeps the units of each line looked up by its id: joined, all units of all runs might be read.
 _WAKE = sa.text(
     """
     UPDATE instance SET ready = true
@@ -25,6 +26,7 @@ _WAKE = sa.text(
         SELECT FROM unit
         WHERE unit.instance_id = instance.id AND unit.state IN ('pending', 'sent')
           AND (unit.stage <> 'baseline' OR instance.stage = 'grade')
+        OFFSET 0
       )
     """
 )

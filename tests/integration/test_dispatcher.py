@@ -365,3 +365,49 @@ def test_the_plan_foresees_who_is_needed_after_annotation(driver: Driver) -> Non
     assert {name: expected[key].soon for name, key in keys.items()} == {"ada": 5.0, "bea": 5.0}
     assert expected[keys["bea"]].later == 10.0
     assert sum(queue.feeds for queue in expected.values()) == 10.0
+
+
+def test_a_large_backlog_is_counted_once_for_many_plans(driver: Driver) -> None:
+    run = submit(driver)
+    driver.until(lambda: waiting(driver) == 2)
+    backlogs = BacklogReader()
+
+    def counted() -> int:
+        with driver.session() as session:
+            (queue,) = backlogs.read(session).queues.values()
+        return queue.units
+
+    key = str(driver.scalar("SELECT min(model_key) FROM unit"))
+    assert counted() == 2
+    more(driver, 20_000)
+    assert counted() == 20_002  # the small one is not kept
+    more(driver, 7)
+    backlogs.sent(key, run, 64)
+    assert counted() == 20_002 - 64
+    backlogs.sent(key, run, 20_002 - 64)
+    assert counted() == 20_009  # never said to be empty by an old count
+    more(driver, 1)
+    backlogs.forget()
+    assert counted() == 20_010
+
+
+def waiting(driver: Driver) -> Any:
+    return driver.scalar("SELECT count(*) FROM unit WHERE state = 'pending'")
+
+
+def more(driver: Driver, count: int) -> None:
+    """So many more units that wait beside the first, as its further samples."""
+    with driver.session() as session:
+        session.execute(
+            sa.text(
+                """
+                INSERT INTO unit (run_id, instance_id, stage, round, expert, sample, model_key, request, tokens, state,
+                    attempts, losses)
+                SELECT first.run_id, instance_id, stage, round, expert, last + n, model_key, request, tokens, state,
+                    attempts, losses
+                FROM (SELECT * FROM unit ORDER BY id LIMIT 1) AS first, (SELECT max(sample) AS last FROM unit) AS known,
+                    generate_series(1, :count) AS n
+                """
+            ),
+            {"count": count},
+        )

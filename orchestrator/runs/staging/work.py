@@ -29,6 +29,7 @@ _UNITS = sa.text(
     FROM unit WHERE instance_id = ANY(CAST(:ids AS bigint[])) ORDER BY instance_id, round, id
     """
 )
+# `ids` are those of the moves: without them the whole table might be read to join it with the moves.
 _MOVE = sa.text(
     """
     UPDATE instance SET
@@ -40,7 +41,7 @@ _MOVE = sa.text(
     FROM jsonb_to_recordset(CAST(:moves AS jsonb)) AS move(
         id bigint, stage text, ready boolean, round int, decision jsonb, answers jsonb, fused jsonb, answer text,
         correct boolean, error text)
-    WHERE instance.id = move.id
+    WHERE instance.id = move.id AND instance.id = ANY(CAST(:ids AS bigint[]))
     """
 )
 
@@ -151,7 +152,8 @@ class Batch:
     def write(self, session: Session) -> None:
         """Write moves and units, in the session's transaction."""
         if self._moves:
-            session.execute(_MOVE, {"moves": database.dump_json(self._moves)})
+            ids = [move["id"] for move in self._moves]
+            session.execute(_MOVE, {"moves": database.dump_json(self._moves), "ids": ids})
         database.insert_rows(session, "unit", self._units)
 
 
