@@ -1,5 +1,6 @@
 """OpenAI's batches under faults: their input files, their output files, their windows, and the disk."""
 
+import json
 import os
 import random
 import shutil
@@ -10,13 +11,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from resource import RLIMIT_FSIZE, prlimit
+from tempfile import TemporaryFile
+from typing import Any
 
 import httpx
 import pytest
 
 from orchestrator.storage import files
 from tests.faults import batch
-from tests.faults.batch import Batch, requests
+from tests.faults.batch import Batch, request, requests
 from tests.faults.checker import check
 from tests.faults.house import House
 from tests.faults.ledger import Fault
@@ -25,6 +28,9 @@ from tests.waiting import until
 CANCEL_S = 5.0
 SLICES = 2_400
 """Lines that are read in three turns and written in twelve."""
+LINES_MAX, BYTES_MAX = 50_000, 200 << 20
+GROWTH_BYTES = 100 << 20
+"""What the orchestrator may grow by over the largest batch, whose files have many times that."""
 ROOM_BYTES = 100_000
 """What a disk takes before it is full: the beginning of an output file."""
 
@@ -57,6 +63,39 @@ def test_a_killed_orchestrator_goes_on_reading_and_writing(house: House, fault: 
 def _kill(house: House, draw: random.Random) -> None:
     time.sleep(draw.uniform(0, 0.05))  # the random point, not a wait for something
     house.orchestrator.kill()
+
+
+@pytest.mark.fault("1e", "fifty thousand lines, a worker killed")
+@pytest.mark.timeout(1200)
+def test_the_largest_batch_is_read_and_written_in_bounded_memory(house: House, fault: Fault, is_full: bool) -> None:
+    if not is_full:
+        pytest.skip("minutes long: in the full form only")
+    (expert,) = house.pool({"ada": house.stub("one")})
+    file_id = batch.upload(house, batch.content(requests(LINES_MAX, model=expert)))
+    most = before = house.orchestrator.memory_bytes()
+    with fault.attempt():
+        made = batch.create(house, file_id).raise_for_status()
+        run = Batch(house, made.json()["id"], [f"line{number}" for number in range(LINES_MAX)])
+
+        def has_ended() -> bool:
+            nonlocal most
+            most = max(most, house.orchestrator.memory_bytes())
+            return run.has_ended()
+
+        run.wait_done(LINES_MAX // 2, timeout_s=900)
+        house.workers[0].kill()
+        house.workers[0].start()
+        until(has_ended, timeout_s=900)
+        check(fault, run)
+        seen = run.seen()
+        read_s = seen["in_progress_at"] - seen["created_at"]
+        answered_s = seen["finalizing_at"] - seen["in_progress_at"]
+        written_s = seen["completed_at"] - seen["finalizing_at"]
+        fault.note = (
+            f"{LINES_MAX} lines read in {read_s} s, answered in {answered_s} s, written in {written_s} s;"
+            f" the orchestrator grew by {(most - before) >> 20} MiB"
+        )
+        assert most - before < GROWTH_BYTES
 
 
 @pytest.mark.fault("1d", "worker killed during a batch")
@@ -149,6 +188,72 @@ def _id(submitted: Future[httpx.Response]) -> str | None:
         return str(submitted.result().json()["id"])
     except httpx.HTTPError:
         return None
+
+
+def _changed(number: int, **changes: Any) -> bytes:
+    """A line with some fields changed, or left out (None); what is no field of a line is one of its body's."""
+    line = request(number)
+    for name, value in changes.items():
+        (line if name in line else line["body"])[name] = value
+    return json.dumps({name: value for name, value in line.items() if value is not None}).encode()
+
+
+WRONG: tuple[tuple[bytes, str | None, str | None], ...] = (
+    (b'{"custom_id": "a"', "invalid_json_line", None),
+    (b"[]", "invalid_json_line", None),
+    (b"\xff\xfe", "invalid_json_line", None),
+    (b"", None, None),
+    (_changed(0, custom_id=None), "missing_required_parameter", "custom_id"),
+    (_changed(1, method="GET"), "invalid_method", "method"),
+    (_changed(2, url="/v1/embeddings"), "url_mismatch", "url"),
+    (_changed(3, url="/elsewhere"), "invalid_url", "url"),
+    (_changed(4, body=None), "missing_required_parameter", "body"),
+    (_changed(5, custom_id=5), "invalid_type", "custom_id"),
+    (_changed(6, messages=[]), "invalid_value", "body.messages"),
+    (_changed(7, model="nobody", muster=None), "model_not_found", "body.model"),
+    (_changed(8, muster={"k": 9}), "invalid_value", "body.muster.k"),
+    (_changed(9, stream=True), "unsupported_value", "body.stream"),
+    (_changed(10, muster={"k": 1}), None, None),
+    (_changed(10), "duplicate_custom_id", "custom_id"),
+    (_changed(1), "duplicate_custom_id", "custom_id"),
+    (b" " * (8 << 20) + b"{}", "request_too_large", None),
+    (_changed(11, muster={"k": 1}), None, None),
+)
+"""Each with its complaint, if there is one."""
+
+
+@pytest.mark.fault("18", "input files with every error; too long; too large")
+def test_a_wrong_input_file_fails_with_its_line_numbers(house: House, fault: Fault, is_full: bool) -> None:
+    (expert,) = house.pool({"ada": house.stub("one")})
+    files_of = {
+        "wrong": b"\n".join(line for line, _, _ in WRONG),
+        "empty": b"\n \n",
+    }
+    if is_full:  # in the short form the integration tests show it
+        files_of["long"] = batch.content(requests(LINES_MAX + 1, model=expert))
+    with fault.attempt():
+        batches = {name: Batch(house, _created(house, content), []) for name, content in files_of.items()}
+        for run in batches.values():
+            run.wait_end()
+            assert run.status == "failed"
+            assert run.seen()["request_counts"]["total"] == run.units() == 0
+        wrong = [(code, number, param) for number, (_, code, param) in enumerate(WRONG, 1) if code is not None]
+        assert _complaints(batches["wrong"]) == wrong
+        assert _complaints(batches["empty"]) == [("empty_file", None, None)]
+        assert not is_full or _complaints(batches["long"]) == [("too_many_tasks", None, None)]
+    with fault.attempt(), TemporaryFile() as large:
+        large.truncate(BYTES_MAX + 1)
+        sent = {"file": ("large.jsonl", large)}
+        refused = house.http.post("/v1/files", files=sent, data={"purpose": "batch"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
+
+
+def _created(house: House, content: bytes) -> str:
+    return str(batch.create(house, batch.upload(house, content)).raise_for_status().json()["id"])
+
+
+def _complaints(run: Batch) -> list[tuple[str, int | None, str | None]]:
+    return [(error["code"], error["line"], error["param"]) for error in run.seen()["errors"]["data"]]
 
 
 @pytest.mark.fault("19", "disk full while a batch's files are written")
