@@ -69,8 +69,9 @@ class Batch(Run):
 
     def results(self) -> list[Json]:
         """Every line of both files, with its error if it is in the error file."""
-        answered = [{"id": line["custom_id"], "error": None} for line in self.output()]
-        assert all(line["response"]["status_code"] == 200 for line in self.output())
+        output = self.output()
+        assert all(line["response"]["status_code"] == 200 for line in output)
+        answered = [{"id": line["custom_id"], "error": None} for line in output]
         failed = [
             {"id": line["custom_id"], "error": line["error"] or line["response"]["body"]["error"]}
             for line in self.errors()
