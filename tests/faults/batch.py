@@ -84,8 +84,9 @@ class Batch(Run):
         return int(self.house.value("SELECT read_lines FROM batch WHERE run_id = :run", run=self.id))
 
     def has_parts(self) -> bool:
-        """Whether files are being written, under the names that nobody sees."""
-        return bool(list(files.folder(self.house.settings).glob(f".*{files.PART}")))
+        """Whether its output file is being written, under a name that nobody sees."""
+        output = self.house.value("SELECT output_file_id FROM batch WHERE run_id = :run", run=self.id)
+        return bool(list(files.folder(self.house.settings).glob(f".{output}*{files.PART}")))
 
     def _lines(self, which: str) -> list[Json]:
         """The file's lines; it is as long as it is said to be, and each line is whole."""

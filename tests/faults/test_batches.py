@@ -267,8 +267,10 @@ def test_files_that_the_disk_does_not_take_are_written_once_it_does(house: House
         house.orchestrator.forget()
         _, most = prlimit(house.orchestrator.pid, RLIMIT_FSIZE)
         prlimit(house.orchestrator.pid, RLIMIT_FSIZE, (ROOM_BYTES, most))
-        _check_waits_for_room(house, run)
-        prlimit(house.orchestrator.pid, RLIMIT_FSIZE, (most, most))
+        try:
+            _check_waits_for_room(house, run)
+        finally:
+            prlimit(house.orchestrator.pid, RLIMIT_FSIZE, (most, most))
         run.wait_end()
         check(fault, run)
 
