@@ -9,7 +9,7 @@ from typing import IO
 
 import celery.platforms
 
-from workers import celery_app, settings
+from workers import celery_app, device, settings
 from workers.engines import leftovers
 
 EXIT_NAME_TAKEN = 75
@@ -24,6 +24,9 @@ def main(argv: list[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Containers run as root; only JSON is accepted, which is what the warning is about.
     warnings.filterwarnings("ignore", category=celery.platforms.SecurityWarning)
+    if (why := device.lost(given.device)) is not None:
+        logging.error("%s; mend it, or give this worker another --device", why)
+        return celery_app.EXIT_DEVICE_LOST
     lock = _lock(given.data_dir / "workers" / f"{given.name}.lock")
     if lock is None:
         logging.error("a worker named %s already runs on this machine: give this one another --name", given.name)

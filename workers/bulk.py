@@ -74,9 +74,13 @@ class BulkDesk:
         finally:
             del self._work[chunk.id]
 
+    def stop_taking(self) -> None:
+        """Begin no chunk any more. What waits for its model and does not get it is handed back."""
+        self._draining = True
+
     async def drain(self, timeout_s: float) -> None:
         """Let requests in the engine end, for `timeout_s` at most; hand everything else back."""
-        self._draining = True
+        self.stop_taking()
         for work in self._work.values():
             if not work.units:
                 work.task.cancel()
@@ -104,7 +108,7 @@ class BulkDesk:
                 unwatch()
         except GenerationError as error:
             log.warning("chunk %d: %s", chunk.id, error)
-            for request in chunk.requests:
+            for request in () if self._draining else chunk.requests:
                 if request.id not in work.cancelled:
                     self._reporter.finish(chunk.id, generation.failed(request.id, error))
         except asyncio.CancelledError:

@@ -22,6 +22,7 @@ VISIBILITY_TIMEOUT_S = 12 * 3600
 POLL_INTERVAL_S = 0.05
 """A consumer that is cancelled otherwise blocks up to a second."""
 EXIT_LOOP_FAILED = 70
+EXIT_DEVICE_LOST = 69
 log = logging.getLogger(__name__)
 V = TypeVar("V", bound=Value)
 
@@ -115,7 +116,7 @@ def create(settings: WorkerSettings, thread: LoopThread) -> celery.Celery:
 
 
 def run(settings: WorkerSettings) -> int:
-    """Be a worker until SIGTERM or SIGINT; returns the exit status."""
+    """Be a worker until SIGTERM or SIGINT, or until its device is lost; returns the exit status."""
     thread = LoopThread(settings)
     app = create(settings, thread)
 
@@ -140,7 +141,7 @@ def run(settings: WorkerSettings) -> int:
         celery_worker.start()
     finally:
         thread.stop()
-    return int(celery_worker.exitcode or 0)
+    return EXIT_DEVICE_LOST if thread.worker.lost is not None else int(celery_worker.exitcode or 0)
 
 
 def _take(kind: type[V], payload: str | dict[str, Any], use: Callable[[V], None]) -> None:

@@ -63,11 +63,14 @@ class Residency:
         on_speeds: Callable[[Sequence[MeasuredSpeed]], None],
         on_wait: Callable[[Model], None],
         on_change: Callable[[], None],
+        look_at_device: Callable[[], str | None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda why: None,
     ) -> None:
         """`capacity`: models at once, None for any number. `new_admission` makes the places of one engine.
 
         `meter` divides the device's time. `on_load` hears of each load, `on_speeds` now and then of what was measured,
         `on_wait` of a model that is needed and must wait until others have run dry, `on_change` of any news.
+        `look_at_device` may take its time; it says why the device is lost, if it is, and then `on_lost` hears of it.
         """
         self._loader = loader
         self._capacity = capacity
@@ -77,6 +80,8 @@ class Residency:
         self._on_speeds = on_speeds
         self._on_wait = on_wait
         self._on_change = on_change
+        self._look_at_device = look_at_device
+        self._on_lost = on_lost
         self._speeds: dict[str, Speeds] = {}
         self._numbers = itertools.count()
         self._waiting: list[_Wait] = []
@@ -206,9 +211,15 @@ class Residency:
         await asyncio.gather(*evictions, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)  # a dead engine may still hold memory
         loaded, event = await self._loader.bring(model, chunk_id=chunk_id)
+        lost = await asyncio.to_thread(self._look_at_device) if loaded is None else None
         self._loading.pop(model.key, None)
-        self._on_load(event)
         waiting = [wait for wait in self._waiting if wait.ticket.model_key == model.key]
+        if lost is not None:  # neither the model's fault nor its engine's: nothing is told of this load
+            self._on_lost(lost)
+            self._refuse(waiting, EngineError(lost))
+            self._settle()
+            return
+        self._on_load(event)
         if loaded is None:
             failure = ModelError if event.fault == "model" else EngineError
             self._refuse(waiting, failure(event.error or "no engine"))

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from workers import device
 from workers.admission import Admission
 from workers.broker import Broker
 from workers.bulk import BulkDesk
@@ -34,6 +37,8 @@ class Worker:
         """`open_engine` overrides the engines of the catalogue."""
         self._settings = settings
         self._draining = False
+        self.lost: str | None = None
+        """Why its device is gone: it takes on nothing more, and ends."""
         self._drained = asyncio.Event()
         self._broker = Broker(settings.redis_url)
         self._cancels = Cancels(self._broker)
@@ -57,6 +62,8 @@ class Worker:
             on_speeds=self._reporter.speeds,
             on_wait=self._prefetcher.begin,
             on_change=self._reporter.changed,
+            look_at_device=lambda: device.lost(settings.device),
+            on_lost=self._lose_device,
         )
         self._bulk = BulkDesk(
             worker=settings.name,
@@ -82,7 +89,7 @@ class Worker:
             bulk_slots=self._settings.bulk_slots,
             online_slots=self._settings.online_slots,
             online_running=self._online.running,
-            draining=self._draining,
+            draining=self._draining or self.lost is not None,
         )
 
     async def run(self) -> None:
@@ -135,6 +142,14 @@ class Worker:
         """Drain, publish the last news, and let `run` end."""
         await self.drain()
         self._drained.set()
+
+    def _lose_device(self, why: str) -> None:
+        """End as if told to: others take the work, and whoever starts workers finds out whether the device is back."""
+        if self.lost is None:
+            log.critical("this worker ends: %s", why)
+            self.lost = why
+            self._bulk.stop_taking()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _close(self) -> None:
         try:

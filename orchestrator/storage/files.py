@@ -1,5 +1,6 @@
 """Uploaded and produced files: a row in the database, the bytes in the data directory under the file's id."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -86,9 +87,10 @@ class Partial:
         _sync(self._target.parent)
 
     def discard(self) -> None:
-        """Leave nothing of it behind."""
-        self._sink.close()
+        """Leave nothing of it behind. On a full disk what is still in the buffer cannot be written, nor need it be."""
         self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._sink.close()
 
 
 def _check_room(place: Path) -> None:

@@ -114,8 +114,8 @@ class House:
     def _is_idle(self) -> bool:
         """Whether nothing is under way; what is, is called off, and with no expert left no new profile begins."""
         self.execute("UPDATE expert SET state = 'removed'")
-        self.execute("UPDATE run SET status = 'cancelling' WHERE status = 'in_progress'")
-        return not self.value("SELECT count(*) FROM run WHERE status IN ('in_progress', 'cancelling')")
+        self.execute("UPDATE run SET status = 'cancelling' WHERE status IN ('validating', 'in_progress')")
+        return not self.value("SELECT count(*) FROM run WHERE status = ANY(:open)", open=list(OPEN_STATUSES))
 
     def is_ready(self) -> bool:
         try:

@@ -40,7 +40,7 @@ class Ledger:
     def table(self) -> list[str]:
         """The lines of the table, by number; empty if nothing was tried."""
         tried = [fault for fault in self._faults.values() if fault.tries]
-        faults = sorted(tried, key=lambda fault: (int(fault.number.rstrip("abcd")), fault.number))
+        faults = sorted(tried, key=lambda fault: (int(fault.number.rstrip("abcdefgh")), fault.number))
         if not faults:
             return []
         rows = [

@@ -36,6 +36,11 @@ class Part:
     def is_up(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_status(self) -> int | None:
+        """How it ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, *more: str, cwd: Path | None = None, **changes: str) -> None:
         """Start it; this once with `more` arguments, code from another folder, and `changes` to its environment."""
         self.is_as_usual = not (more or changes or cwd)

@@ -70,7 +70,14 @@ def test_without_the_database_workers_go_on_and_nothing_is_lost(house: House, fa
         until_raises_nothing(run.has_ended, timeout_s=60)
         check(fault, run)
         experts = house.pool({"cyd": slow})
-        until(lambda: house.ask("Again? [stub:gold=7]", experts).status_code == 200)
+
+        def answers() -> bool:
+            response = house.ask("Again? [stub:gold=7]", experts)
+            if not response.is_success:
+                fault.note = f"a query was refused after PostgreSQL was back: {response.text[:200]}"
+            return response.is_success
+
+        until(answers)
 
 
 @pytest.mark.fault("5b", "PostgreSQL lost, restored from a backup")

@@ -1,5 +1,6 @@
 """Workers that die, drain, freeze, come back, and read the wrong time."""
 
+import os
 import random
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from tests.faults.checker import check, judge
 from tests.faults.house import LEASE_S, House, lines
 from tests.faults.ledger import Fault
 from tests.waiting import until
-from workers.celery_app import VISIBILITY_TIMEOUT_S
+from workers.celery_app import EXIT_DEVICE_LOST, VISIBILITY_TIMEOUT_S
 from workers.messages import bulk_queue
 
 SKEW_S = 300
@@ -149,6 +150,78 @@ def test_a_line_that_hangs_its_engine_is_isolated(house: House, fault: Fault) ->
         run.wait_end()
         check(fault, run, failed=1)
         assert "computed nothing" in next(line["error"] for line in run.results() if line["error"])
+
+
+@pytest.mark.fault("11b", "an engine hangs again and again, health green")
+def test_an_engine_that_hangs_is_killed_and_its_work_is_tried_again(house: House, fault: Fault) -> None:
+    for worker in house.workers:
+        worker.kill()
+        worker.start("--stall-s", "0.5")
+    with fault.attempt():
+        run = house.submit(house.pool({"ada": house.stub("one", child=1, hang_at=30, latency_s=0.05)}), lines(70))
+        run.wait_end()
+        check(fault, run)
+        loads = house.value("SELECT count(*) FROM load WHERE run_id = :run AND error IS NULL", run=run.id)
+        assert loads > len(house.workers)
+
+
+@pytest.mark.fault("22", "an engine that wakes up saying other things")
+def test_an_engine_that_wakes_up_wrong_is_loaded_anew(house: House, fault: Fault) -> None:
+    house.workers[1].kill()  # one device for two models: each sleeps in turn
+    sources = {name: house.stub(name, sleep=1, memory_bytes=9, wake="wrong") for name in ("one", "two")}
+    experts = house.pool(sources)
+    with fault.attempt():
+        first, second = (_texts(house, fault, experts) for _ in range(2))
+        wrong = "SELECT count(*) FROM load WHERE failed_wake LIKE '%canary%' AND error IS NULL AND NOT woken"
+        assert house.value(wrong) > 0
+        assert first == second
+
+
+def _texts(house: House, fault: Fault, experts: list[str]) -> list[list[str]]:
+    """What the experts say to each line of a run."""
+    run = house.submit(experts, lines(20), seed=7)
+    run.wait_end()
+    check(fault, run)
+    return [sorted(each["text"] for each in line["completions"]) for line in run.results()]
+
+
+@pytest.mark.fault("23", "device lost")
+def test_a_worker_without_its_device_ends_and_others_take_its_share(house: House, fault: Fault, tmp_path: Path) -> None:
+    gone, tool = tmp_path / "gone", tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ntest ! -e {gone} && echo GPU-0 && exit\necho GPU is lost.\nexit 15\n")
+    tool.chmod(0o755)
+    worker, other = house.workers
+
+    def start() -> None:
+        worker.start("--device", "cuda:0", PATH=f"{tmp_path}:{os.environ['PATH']}", GONE=str(gone))
+
+    worker.kill()
+    start()
+    models = {name: house.stub(name, child=1, lost="GONE", latency_s=0.1) for name in ("one", "two")}
+    experts = house.pool(models)
+    done_there = "SELECT count(*) FROM load WHERE run_id = :run AND worker = :worker"
+    with fault.attempt():
+        run = house.submit(experts, lines(150))
+        until(lambda: house.value(done_there, run=run.id, worker=worker.name))
+        run.wait_done(20)
+        gone.touch()
+        until(lambda: worker.exit_status is not None)
+        assert worker.exit_status == EXIT_DEVICE_LOST
+        start()  # whoever starts it again learns why it cannot be
+        until(lambda: worker.exit_status is not None)
+        assert worker.exit_status == EXIT_DEVICE_LOST
+        run.wait_end()
+        check(fault, run)
+        assert run.units("attempts > 0") == 0
+        assert house.value("SELECT count(*) FROM load WHERE run_id = :run AND error IS NOT NULL", run=run.id) == 0
+        states = house.rows("SELECT DISTINCT state FROM expert WHERE name = ANY(:names)", names=experts)
+        assert [row.state for row in states] == ["live"]
+        gone.unlink()
+        start()
+        other.kill()
+        again = house.submit(experts, lines(20))
+        again.wait_end()
+        check(fault, again)
 
 
 @pytest.fixture

@@ -101,6 +101,8 @@ class Host:
                 pass
             self._news.clear()
             died = self._engine.died
+            if died is not None:  # those that end with it are told so by its death
+                self._done = [each for each in self._done if each.fault != "engine"]
             computed = self._engine.computed
             if self._texts or self._done or computed != told:
                 texts, self._texts = self._texts, {}

@@ -11,6 +11,7 @@
 | `child` | 1: runs in a process of its own, as vLLM does |
 | `sleep` | 1: it can sleep, as vLLM can on a GPU; asleep it takes `memory_bytes` of the host's memory |
 | `wake` | `wrong`: it comes back from its sleep saying other things; `fail`: it does not come back |
+| `lost` | the environment variable of its worker that names a file: while that exists, the device is lost |
 | `hang_at` | from its so many-th request on, the engine stands still |
 | `good`, `p`, `q` | skills (comma separated) it is right on with probability `p`; elsewhere `q` |
 | `merges` | probability that it is right when it merges others' answers; by default as when it answers itself |
@@ -66,6 +67,7 @@ class StubOptions(BaseModel):
     child: bool = False
     sleep: bool = False
     wake: Literal["right", "wrong", "fail"] = "right"
+    lost: str | None = None
     hang_at: int | None = None
     good: tuple[str, ...] = ()
     p: float = 0.9
@@ -118,6 +120,8 @@ class StubEngine:
         await asyncio.sleep(self._options.load_s)
         if self._options.fail_load is not None:
             raise ModelError(self._options.fail_load)
+        if self._is_device_lost():
+            raise ModelError("RuntimeError: CUDA error: unspecified launch failure")  # as vLLM tells it
         return self._options.memory_bytes
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
@@ -171,6 +175,8 @@ class StubEngine:
             raise RequestError("the request has the mark [stub:error]")
         if "die" in marks:
             self._die("a request had the mark [stub:die]")
+        if self._is_device_lost():
+            self._die("CUDA error: unspecified launch failure")
         if "poison" in marks:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._is_asleep:
@@ -193,6 +199,10 @@ class StubEngine:
             await asyncio.sleep(0)
         if self._died is not None:
             raise EngineError(self._died)
+
+    def _is_device_lost(self) -> bool:
+        place = os.environ.get(self._options.lost or "", "")
+        return place != "" and Path(place).exists()
 
     def _die(self, why: str) -> None:
         self._died = self._died or why
