@@ -201,7 +201,7 @@ def test_a_worker_without_its_device_ends_and_others_take_its_share(house: House
     experts = house.pool(models)
     done_there = "SELECT count(*) FROM load WHERE run_id = :run AND worker = :worker"
     with fault.attempt():
-        run = house.submit(experts, lines(150))
+        run = house.submit(experts, lines(100))
         until(lambda: house.value(done_there, run=run.id, worker=worker.name))
         run.wait_done(20)
         gone.touch()
