@@ -34,12 +34,6 @@ _MEASURED = sa.text(
         query_tps = coalesce(excluded.query_tps, old.query_tps), updated_at = now()
     """
 )
-_OF_WORKERS = sa.text(
-    """
-    SELECT worker, model_key, load_s, wake_s, memory_bytes, prefill_tps, decode_tps, answer_tps, query_tps
-    FROM model_cost
-    """
-)
 _MEANS = sa.text(
     """
     SELECT model_key, avg(load_s) AS load_s, avg(wake_s) AS wake_s, avg(memory_bytes)::bigint AS memory_bytes,
@@ -69,21 +63,10 @@ class ModelCost:
     query_tps: float | None = None
     """The same, of answers to queries."""
 
-    def work_s(self, *, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """Seconds of device time that so many tokens take; None if the speeds are not known."""
-        if not self.prefill_tps or not self.decode_tps:
-            return None
-        return prompt_tokens / self.prefill_tps + completion_tokens / self.decode_tps
-
 
 def costs(session: Session) -> Mapping[str, ModelCost]:
     """Model key -> its cost, the mean over the workers that ran it."""
     return {row.model_key: _cost(row) for row in session.execute(_MEANS)}
-
-
-def of_workers(session: Session) -> Mapping[tuple[str, str], ModelCost]:
-    """(worker, model key) -> cost."""
-    return {(row.worker, row.model_key): _cost(row) for row in session.execute(_OF_WORKERS)}
 
 
 def note_load(session: Session, worker: str, load: LoadEvent) -> None:
