@@ -1,5 +1,6 @@
-"""Driving stager and dispatcher by hand in tests: no threads, so that every test sees the same order of things."""
+"""Driving stager and dispatcher in tests: by hand, so that every test sees the same order of things, or in a thread."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,23 @@ class Driver:
             assert time.monotonic() < deadline, f"not true after {timeout_s} s"
             self.step()
             also()
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Steps in a thread, while the test asks queries."""
+        stop = threading.Event()
+
+        def step() -> None:
+            while not stop.is_set():
+                self.step()
+
+        thread = threading.Thread(target=step)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     @contextmanager
     def session(self) -> Iterator[Session]:

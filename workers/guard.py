@@ -34,13 +34,14 @@ def decide(
     resident: Mapping[str, int],
     loading: Collection[str],
     capacity: int | None,
+    whole: Collection[str] = (),
     now_s: float,
 ) -> Decision:
     """Serve tickets in turn, online before bulk, first come first served; a model in use is never evicted.
 
-    `resident` maps a model to the number of its users, least recently used first. A ticket whose model is
-    absent, with no room and no idle model to evict, makes one resident model run dry: tickets behind it
-    for that model must wait, so that its turn comes.
+    `resident` maps a model to the number of its users, least recently used first; the models in `whole` need the
+    device to themselves. A ticket whose model is absent, with no room and no idle model to evict, makes resident
+    models run dry: tickets behind it for those must wait, so that its turn comes.
     """
     users = dict(resident)
     on_the_way = set(loading)
@@ -53,19 +54,39 @@ def decide(
         if key in users and key not in running_dry:
             admit.append(ticket)
             users[key] += 1
-        elif key in users or key in on_the_way or key in running_dry.values():
             continue
-        elif capacity is None or len(users) + len(on_the_way) < capacity:
+        if key in users or key in on_the_way or key in running_dry.values():
+            continue
+        if capacity is None or _fits(key, users.keys() | on_the_way, capacity=capacity, whole=whole):
             on_the_way.add(key)
-        elif idle := [name for name, count in users.items() if count == 0 and name not in running_dry]:
-            victim = min(idle, key=lambda name: name in wanted)
-            del users[victim]
-            evict.append(victim)
+            continue
+        kept = [name for name in users if name not in running_dry]
+        leaving = _who_must_go(key, kept, users, wanted=wanted, whole=whole)
+        left = (users.keys() - set(leaving)) | on_the_way
+        if all(users[name] == 0 for name in leaving) and _fits(key, left, capacity=capacity, whole=whole):
+            for name in leaving:
+                del users[name]
+            evict += leaving
             on_the_way.add(key)
-        elif busy := [name for name in users if name not in running_dry]:
-            running_dry[min(busy, key=lambda name: users[name])] = key
+        else:
+            running_dry.update(dict.fromkeys(leaving, key))
     load = tuple(key for key in _in_turn(waiting, now_s) if key in on_the_way and key not in loading)
     return Decision(admit=tuple(admit), evict=tuple(evict), load=load)
+
+
+def _fits(key: str, others: Collection[str], *, capacity: int, whole: Collection[str]) -> bool:
+    """Whether there is room for the model beside the others."""
+    return not others or (len(others) < capacity and not any(name in whole for name in (key, *others)))
+
+
+def _who_must_go(
+    key: str, kept: Sequence[str], users: Mapping[str, int], *, wanted: Collection[str], whole: Collection[str]
+) -> list[str]:
+    """Of the models `kept`, those whose places the model needs: all, or else one, rather an idle one nobody wants."""
+    if key in whole:
+        return list(kept)
+    large = [name for name in kept if name in whole]
+    return large or sorted(kept, key=lambda name: (users[name], users[name] == 0 and name in wanted))[:1]
 
 
 def _turn(ticket: Ticket, now_s: float) -> tuple[bool, int]:

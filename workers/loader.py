@@ -30,12 +30,15 @@ class Loader:
 
     def __init__(
         self,
-        open_engine: Callable[[Model], Engine],
+        open_engine: Callable[[Model, bool], Engine],
         *,
         sleep_bytes: int,
         available_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """`sleep_bytes`: host memory that sleeping engines may take. `available_bytes`: what the host has left."""
+        """`open_engine(model, whole)`: an engine for a place of the device, or for the whole of it.
+
+        `sleep_bytes`: host memory that sleeping engines may take. `available_bytes`: what the host has left.
+        """
         self._open_engine = open_engine
         self._sleep_bytes = sleep_bytes
         self._available_bytes = available_bytes or host_available_bytes
@@ -47,8 +50,13 @@ class Loader:
         """Models that only have to wake up."""
         return tuple(key for key, loaded in self._asleep.items() if loaded.engine.died is None)
 
-    async def bring(self, model: Model, *, chunk_id: int | None = None) -> tuple[Loaded | None, LoadEvent]:
-        """The model on the device, woken if it sleeps, else loaded; None if that failed, for the event's reason."""
+    async def bring(
+        self, model: Model, *, whole: bool = False, chunk_id: int | None = None
+    ) -> tuple[Loaded | None, LoadEvent]:
+        """The model on the device, woken if it sleeps, else loaded; None if that failed, for the event's reason.
+
+        `whole`: it gets the device to itself.
+        """
         began = time.monotonic()
         failed_wake: str | None = None
         sleeping = self._asleep.pop(model.key, None)
@@ -64,14 +72,14 @@ class Loader:
             log.error("%s is loaded anew: %s", model.source, failed_wake)
             await sleeping.engine.close()
         log.info("loading %s", model.source)
-        loaded, memory_bytes, failure = await self._load(model)
+        loaded, memory_bytes, failure = await self._load(model, whole)
         if loaded is None and failure is not None and self._asleep:
             # Engines that sleep still hold a little of the device's memory, and much of the host's.
             log.warning(
                 "loading %s failed beside sleeping engines: ending them, and once more: %s", model.source, failure
             )
             await self.end_sleepers()
-            loaded, memory_bytes, failure = await self._load(model)
+            loaded, memory_bytes, failure = await self._load(model, whole)
         event = _event(model, began, chunk_id, memory_bytes=memory_bytes, failed_wake=failed_wake, failure=failure)
         if failure is not None:
             log.error("loading %s failed after %.1f s: %s", model.source, event.seconds, failure)
@@ -115,11 +123,11 @@ class Loader:
         await asyncio.gather(*(self._asleep.pop(key).engine.close() for key in leaving))
         return True
 
-    async def _load(self, model: Model) -> tuple[Loaded | None, int, GenerationError | None]:
+    async def _load(self, model: Model, whole: bool) -> tuple[Loaded | None, int, GenerationError | None]:
         engine: Engine | None = None
         failure: GenerationError
         try:
-            engine = self._open_engine(model)
+            engine = self._open_engine(model, whole)
             memory_bytes = await engine.load()
             song = None if engine.sleep_bytes is None else await canary.sing(engine)
             return Loaded(model=model, engine=engine, song=song), memory_bytes, None

@@ -238,8 +238,8 @@ class WorkerState(Value):
     loading: str | None = None
     residents: int | None = 1
     """Models it may have in memory at once; None: any number."""
-    memory_bytes: int = 0
-    """Device memory for models, of all its devices together; 0: not told."""
+    whole: tuple[str, ...] = ()
+    """Keys of models that did not fit into a part of its memory, and get all of it."""
     bulk_slots: int = 2
     """Bulk chunks it can hold (window)."""
     online_slots: int = 8

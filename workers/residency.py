@@ -57,6 +57,7 @@ class Residency:
         *,
         loader: Loader,
         capacity: int | None,
+        is_divided: bool = False,
         meter: Meter,
         new_admission: Callable[[], Admission],
         on_load: Callable[[LoadEvent], None],
@@ -66,7 +67,8 @@ class Residency:
         look_at_device: Callable[[], str | None] = lambda: None,
         on_lost: Callable[[str], None] = lambda why: None,
     ) -> None:
-        """`capacity`: models at once, None for any number. `new_admission` makes the places of one engine.
+        """`capacity`: models at once, None for any number. `is_divided`: each of several has a part of the device's
+        memory, so that one may be too large for its part. `new_admission` makes the places of one engine.
 
         `meter` divides the device's time. `on_load` hears of each load, `on_speeds` now and then of what was measured,
         `on_wait` of a model that is needed and must wait until others have run dry, `on_change` of any news.
@@ -82,6 +84,14 @@ class Residency:
         self._on_change = on_change
         self._look_at_device = look_at_device
         self._on_lost = on_lost
+        self._is_divided = is_divided and (capacity or 1) > 1
+        self._one_load: contextlib.AbstractAsyncContextManager[object] = (
+            asyncio.Lock() if self._is_divided else contextlib.nullcontext()
+        )
+        """vLLM measures how much memory is free while it loads: nobody else may take any meanwhile."""
+        self._whole: set[str] = set()
+        self._vain_s: dict[str, float] = {}
+        """Seconds of loads that failed for want of room, which the one that works is charged for."""
         self._speeds: dict[str, Speeds] = {}
         self._numbers = itertools.count()
         self._waiting: list[_Wait] = []
@@ -96,6 +106,11 @@ class Residency:
     @property
     def asleep_keys(self) -> tuple[str, ...]:
         return self._loader.asleep_keys
+
+    @property
+    def whole_keys(self) -> tuple[str, ...]:
+        """Models that could not be loaded into one place of several, and get the whole device."""
+        return tuple(sorted(self._whole))
 
     @property
     def loading_key(self) -> str | None:
@@ -169,6 +184,7 @@ class Residency:
             resident={key: resident.users for key, resident in self._residents.items()},
             loading=self._loading.keys(),
             capacity=self._capacity,
+            whole=self._whole,
             now_s=time.monotonic(),
         )
         for ticket in decision.admit:
@@ -210,7 +226,9 @@ class Residency:
     async def _load(self, model: Model, chunk_id: int | None, evictions: "list[asyncio.Task[None]]") -> None:
         await asyncio.gather(*evictions, return_exceptions=True)
         await asyncio.gather(*self._closing, return_exceptions=True)  # a dead engine may still hold memory
-        loaded, event = await self._loader.bring(model, chunk_id=chunk_id)
+        is_whole = model.key in self._whole
+        async with self._one_load:
+            loaded, event = await self._loader.bring(model, whole=is_whole, chunk_id=chunk_id)
         lost = await asyncio.to_thread(self._look_at_device) if loaded is None else None
         self._loading.pop(model.key, None)
         waiting = [wait for wait in self._waiting if wait.ticket.model_key == model.key]
@@ -219,13 +237,21 @@ class Residency:
             self._refuse(waiting, EngineError(lost))
             self._settle()
             return
+        if event.fault == "model" and self._is_divided and not is_whole and waiting:
+            log.warning("%s is tried once more with the whole device: one place may be too small", model.source)
+            self._whole.add(model.key)
+            self._vain_s[model.key] = event.seconds
+            self._settle()
+            return
         self._on_load(event)
+        vain_s = self._vain_s.pop(model.key, 0.0)
         if loaded is None:
+            self._whole.discard(model.key)
             failure = ModelError if event.fault == "model" else EngineError
             self._refuse(waiting, failure(event.error or "no engine"))
         else:
             self._residents[model.key] = resident = self._resident(loaded)
-            resident.account.owe(event.seconds)
+            resident.account.owe(event.seconds + vain_s)
             # All who waited for this load come in together, or the next ticket in turn could evict it unused.
             for wait in waiting:
                 self._admit(wait)

@@ -32,7 +32,8 @@ class WorkerSettings:
     bulk_beside_online: int = 0
     """Bulk requests let into the engine while online requests are in it; 0: as many as without."""
     residents: int = 1
-    """Models in device memory at once. Ignored without a device: remote and stub models cost no memory."""
+    """Models in device memory at once, each in an equal part of `gpu_memory_share`; one that does not fit into its part
+    gets all parts. Ignored without a device: remote and stub models cost no memory."""
     gpu_memory_share: float = 0.85
     """Share of the GPU's memory that all resident engines together may use."""
     kv_cache_bytes: int = 512 << 20

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from workers import device
@@ -14,9 +14,8 @@ from workers.broker import Broker
 from workers.bulk import BulkDesk
 from workers.cancels import Cancels
 from workers.engines import catalogue
-from workers.engines.engine import Engine
 from workers.loader import Loader
-from workers.messages import Chunk, Load, Model, OnlineRequest, Prefetch, WorkerState
+from workers.messages import Chunk, Load, OnlineRequest, Prefetch, WorkerState
 from workers.meter import Meter
 from workers.online import OnlineDesk
 from workers.prefetch import Prefetcher
@@ -33,8 +32,7 @@ log = logging.getLogger(__name__)
 class Worker:
     """Takes chunks, online requests and loads; all of it must be called on one event loop."""
 
-    def __init__(self, settings: WorkerSettings, open_engine: Callable[[Model], Engine] | None = None) -> None:
-        """`open_engine` overrides the engines of the catalogue."""
+    def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._draining = False
         self.lost: str | None = None
@@ -48,10 +46,10 @@ class Worker:
         self._prefetcher = Prefetcher(settings.data_dir)
         self._residency = Residency(
             loader=Loader(
-                open_engine or (lambda model: catalogue.open_engine(model, settings)),
-                sleep_bytes=settings.sleep_bytes,
+                lambda model, whole: catalogue.open_engine(model, settings, whole=whole), sleep_bytes=settings.sleep_bytes
             ),
             capacity=settings.capacity,
+            is_divided=settings.device.startswith("cuda"),
             meter=self._meter,
             new_admission=lambda: Admission(
                 bulk=settings.sequences,
@@ -83,6 +81,7 @@ class Worker:
             engines=self._settings.engines,
             resident=self._residency.resident_keys,
             asleep=self._residency.asleep_keys,
+            whole=self._residency.whole_keys,
             busy_s=round(self._meter.busy_s(), 6),
             loading=self._residency.loading_key,
             residents=self._settings.capacity,

@@ -38,7 +38,7 @@ class CostsReader:
             unknown,
             devices=model.tensor_parallel,
             load_s=measured.load_s or unknown.load_s,
-            memory_bytes=measured.memory_bytes or unknown.memory_bytes,
+            wake_s=measured.wake_s,
             prefill_tps=measured.prefill_tps or unknown.prefill_tps,
             decode_tps=measured.decode_tps or unknown.decode_tps,
         )

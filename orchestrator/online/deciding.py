@@ -20,21 +20,19 @@ from orchestrator import annotation, recruiting
 from orchestrator.answers import meaning
 from orchestrator.online import explanation, transport
 from orchestrator.online.pricing import QueueFull, Supply, prices
-from orchestrator.online.query import Query, QueryRefused, Usage
+from orchestrator.online.query import EXPERTS_SHARE, Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
 from orchestrator.pool import costs, experts
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
-from orchestrator.recruiting.costs import Limits, completion_tokens
+from orchestrator.recruiting.costs import Limits, expected_completions
 from orchestrator.recruiting.values import Ask, NoExperts, Recruiter, Recruitment
 from orchestrator.settings import Settings
 from skills import annotate
 from skills.question import Question
 from workers.messages import ChatMessage, Completion, Request
 
-EXPERTS_SHARE = 0.7
-"""Of a query's time and tokens, experts may take so much where an aggregator may have to follow."""
 CHARS_PER_TOKEN_MAX = 8
 """Running text has 3 to 5 characters a token in every tokenizer in use."""
 ANNOTATION_SHARE = 0.4
@@ -105,7 +103,7 @@ def refuse_too_long(query: Query, candidates: Iterable[Expert]) -> None:
 
 def refuse_too_long_for(query: Query, longest: int) -> None:
     """Raise `QueryRefused` for a conversation that fits no context of `longest` tokens, whatever the tokenizer."""
-    chars = sum(len(turn.content) for turn in query.conversation)
+    chars = query.chars
     if chars > longest * CHARS_PER_TOKEN_MAX:
         raise QueryRefused(
             f"the messages have {chars} characters; the longest context here is {longest} tokens",
@@ -214,23 +212,21 @@ class Decider:
         if supply is None:
             return None, query.options.experts, ""
         names = query.options.experts or tuple(pool.experts)
-        expected = dict(zip(pool.evidence.experts, completion_tokens(pool.evidence).tolist(), strict=True))
         found = prices(
             {name: pool.experts[name] for name in names},
-            prompt_chars=sum(len(turn.content) for turn in query.conversation),
-            completion_tokens=expected,
+            prompt_chars=query.chars,
+            completion_tokens=expected_completions(pool.evidence),
             supply=supply,
         )
         if not found.costs:
             if found.full:
                 raise QueueFull(min(found.full.values()))
             return None, query.options.experts, ""
-        budget, has_aggregator = query.options.budget, _may_aggregate(query, k, calls)
-        seconds = deadline_s - time.time()
+        seconds, may_wait = deadline_s - time.time(), query.may_wait_for_aggregator(recruits=k, calls=calls)
         limits = Limits(
             costs=found.costs,
-            tokens=None if budget.tokens is None else budget.tokens * (EXPERTS_SHARE if has_aggregator else 1.0),
-            seconds=max(0.0, seconds * (EXPERTS_SHARE if _may_wait_for_aggregator(query, k, calls) else 1.0)),
+            tokens=query.tokens_for_experts(recruits=k, calls=calls),
+            seconds=max(0.0, seconds * (EXPERTS_SHARE if may_wait else 1.0)),
         )
         return limits, tuple(found.costs), found.left_out(names)
 
@@ -300,17 +296,6 @@ def _k_and_calls(query: Query, pool: Pool, default_k: int) -> tuple[int, int]:
     wanted = options.k if options.k is not None else min(default_k, available)
     calls = options.budget.calls if options.budget.calls is not None else (options.k or available) + 1
     return min(wanted, calls), calls
-
-
-def _may_aggregate(query: Query, k: int, calls: int) -> bool:
-    """Whether an aggregator may have to write after the experts."""
-    fusion = query.options.fusion or "auto"
-    return fusion == "aggregate" or (_may_wait_for_aggregator(query, k, calls) and not query.question.options)
-
-
-def _may_wait_for_aggregator(query: Query, k: int, calls: int) -> bool:
-    """Whether experts get less than the whole time: as `generating.Asking.experts_deadline_s` has it."""
-    return not (query.options.fusion in ("vote", "best_single") or query.is_single(recruits=k, calls=calls))
 
 
 def question_seed(question: Question) -> int:

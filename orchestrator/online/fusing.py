@@ -127,7 +127,7 @@ class Fusing:
     def _request(self, aggregator: Expert) -> Request:
         query = self._asking.query
         sampling = query.sampling(self._asking.limited(aggregator.sampling))
-        asked_chars = len(query.question.rendered()) + sum(len(turn.content) for turn in query.conversation)
+        asked_chars = len(query.question.rendered()) + query.chars
         room = (aggregator.model.context_tokens - sampling.max_tokens) * prompts.CHARS_PER_TOKEN - asked_chars
         messages = prompts.aggregator_messages(
             self._asking.asked(aggregator),

@@ -13,8 +13,8 @@ import anyio.to_thread
 from orchestrator import prompts
 from orchestrator.answers import grading
 from orchestrator.fusion import fusion
-from orchestrator.online.deciding import EXPERTS_SHARE, Decision
-from orchestrator.online.query import Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
+from orchestrator.online.deciding import Decision
+from orchestrator.online.query import EXPERTS_SHARE, Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
 from orchestrator.online.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
@@ -55,7 +55,8 @@ class Asking:
     @property
     def experts_deadline_s(self) -> float:
         """Earlier than the query's own where an aggregator may have to write after the experts."""
-        if self.is_single or self.query.options.fusion in ("vote", "best_single"):
+        recruits = len(self.decision.recruitment.recruits)
+        if not self.query.may_wait_for_aggregator(recruits=recruits, calls=self.decision.calls):
             return self.deadline_s
         return self.begun_s + EXPERTS_SHARE * max(0.0, self.deadline_s - self.begun_s)
 

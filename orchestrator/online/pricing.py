@@ -99,13 +99,12 @@ def prices(
         if place is None:
             continue
         worker, load_s = place
-        tokens = min(completion_tokens[name], expert.sampling.max_tokens)
+        prompt, tokens = _tokens(expert, prompt_chars, completion_tokens[name])
         answer_s = tokens * _mean_or(supply.token_s, key, TOKEN_S)
         turns = worker.online_running // max(worker.online_slots, 1)
         if is_full(worker, supply.waiting_max):
             full[name] = turns * answer_s
             continue
-        prompt = (prompt_chars + len(expert.system_prompt)) / CHARS_PER_TOKEN
         costs[name] = Cost(
             tokens=prompt + tokens,
             answer_s=(turns + 1) * answer_s,
@@ -116,12 +115,28 @@ def prices(
     return Prices(costs=costs, full=full)
 
 
+def token_costs(
+    experts: Mapping[str, Expert], *, prompt_chars: int, completion_tokens: Mapping[str, float]
+) -> dict[str, Cost]:
+    """What each expert would take, in tokens alone."""
+    return {
+        name: Cost(tokens=sum(_tokens(expert, prompt_chars, completion_tokens[name])))
+        for name, expert in experts.items()
+    }
+
+
 def refuse_if_full(model: Model, supply: Supply) -> None:
     """Raise `QueueFull` where this model's every worker has too many waiting."""
     place = _place(model, supply, Counter())
     if place is not None and is_full(place[0], supply.waiting_max):
         turns = place[0].online_running // max(place[0].online_slots, 1)
         raise QueueFull(turns * _mean_or(supply.token_s, model.key, TOKEN_S) * ANSWER_TOKENS)
+
+
+def _tokens(expert: Expert, prompt_chars: int, completion_tokens: float) -> tuple[float, float]:
+    """Of the prompt and of the completion, as far as can be told beforehand."""
+    prompt = (prompt_chars + len(expert.system_prompt)) / CHARS_PER_TOKEN
+    return prompt, min(completion_tokens, expert.sampling.max_tokens)
 
 
 def is_full(worker: WorkerState, waiting_max: int) -> bool:

@@ -13,6 +13,8 @@ from workers.messages import ChatMessage, Completion, Sampling
 K_MAX = 64
 """More recruits than any pool is meant to hold; the pool's own size is the real bound."""
 SECONDS_MAX = 3600.0
+EXPERTS_SHARE = 0.7
+"""Of a budget, where an aggregator may have to write after the experts."""
 
 ExpertName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -102,6 +104,25 @@ class Query:
         `calls`: generations that may be spent in all; None: any number.
         """
         return recruits == 1 and (self.options.k == 1 or calls == 1) and self.options.fusion != "aggregate"
+
+    def may_wait_for_aggregator(self, *, recruits: int, calls: int | None) -> bool:
+        """Whether experts get less than the whole time."""
+        return not (self.options.fusion in ("vote", "best_single") or self.is_single(recruits=recruits, calls=calls))
+
+    def tokens_for_experts(self, *, recruits: int, calls: int | None) -> float | None:
+        """Tokens of the budget that experts may take, an aggregator's kept back where one may have to write.
+
+        None: any number.
+        """
+        tokens, fusion = self.options.budget.tokens, self.options.fusion
+        may_wait = self.may_wait_for_aggregator(recruits=recruits, calls=calls)
+        may_aggregate = fusion == "aggregate" or (may_wait and not self.question.options)
+        return None if tokens is None else tokens * (EXPERTS_SHARE if may_aggregate else 1.0)
+
+    @property
+    def chars(self) -> int:
+        """Of the conversation."""
+        return sum(len(turn.content) for turn in self.conversation)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,6 +127,11 @@ class Limits:
         return np.asarray((members[:, list(columns)] * answer_s).max(axis=1))
 
 
+def expected_completions(evidence: Evidence) -> dict[str, float]:
+    """Expert -> the tokens that its answer is expected to have."""
+    return dict(zip(evidence.experts, completion_tokens(evidence).tolist(), strict=True))
+
+
 def completion_tokens(evidence: Evidence) -> Floats:
     """(m,) tokens that each expert's answer is expected to have: the mean of those measured, shrunk to the pool's."""
     measured = evidence.tokens

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from orchestrator.residency import online
 from orchestrator.residency.queue import Queue
 from orchestrator.residency.work import Work
 from orchestrator.residency.worker import Worker
@@ -13,6 +14,12 @@ class Choice:
     def __init__(self, work: Work, workers: Sequence[Worker]) -> None:
         self._work = work
         self._count = sum(not worker.is_unbounded for worker in workers)
+        self._idle = {
+            worker.name: worker.asleep
+            for worker in workers
+            if worker.asleep and not (worker.in_use or worker.is_alone or online.is_held(worker))
+        }
+        """Workers that may wake a model now -> those that sleep there."""
         self._feeding = [queue for queue in work.queues.values() if queue.feeds > 0]
         self._by_likes: dict[tuple[tuple[str, ...], int, int | None], list[Queue]] = {}
 
@@ -20,7 +27,7 @@ class Choice:
         """The model to load, although nothing may wait for it yet; None: no load is worth it.
 
         1. A model that nobody has: the one with most work. One that is needed again later only if what waits for it
-           already lasts until the models before it are done.
+           already lasts until the models before it are done. Rather one that no other idle worker would have sooner.
         2. One more holder of an earlier stage instead, where that feeds the later ones too slowly.
         3. One more holder of a model, if that takes over more seconds of work than its load takes.
         4. What is needed again later. 5. One more holder of that. 6. What no unit waits for yet.
@@ -34,16 +41,20 @@ class Choice:
             (held if self._work.holders.get(key) else free).append(queue)
         first = [queue for queue in free if self._has_work(queue) and self._may_come_first(queue)]
         if first:
-            best = self._largest(worker, first)
-            return self._feeder(best, held) or best
-        if more := self._worth_a_replica(held):
+            best = self._largest(self._sooner_here(worker, first))
+            return self._feeder(worker, best, held) or best
+        if more := self._worth_a_replica(worker, held):
             return more
         if last := [queue for queue in free if self._work.left[queue.model_key] > 0]:
-            return max(last, key=self._urgency).model_key
-        if more := self._worth_a_replica(held, with_later=True):
+            return max(self._sooner_here(worker, last), key=self._urgency).model_key
+        if more := self._worth_a_replica(worker, held, with_later=True):
             return more
         expected = [queue for queue in free if queue.later > 0 and self._work.is_going_on]
-        return self._largest(worker, expected) if expected else None
+        return self._largest(expected) if expected else None
+
+    def planned(self, worker: str) -> None:
+        """This worker has got what it gets: it will wake nothing else now."""
+        self._idle.pop(worker, None)
 
     def _able(self, worker: Worker) -> list[Queue]:
         """Queues with work, now or expected, that the worker can run; kept, since most workers are alike."""
@@ -71,7 +82,7 @@ class Choice:
         """Units wait; or some are expected, which is of use only while somebody works."""
         return self._work.left[queue.model_key] > 0 or (queue.soon > 0 and self._work.is_going_on)
 
-    def _largest(self, worker: Worker, queues: Sequence[Queue]) -> str:
+    def _largest(self, queues: Sequence[Queue]) -> str:
         """Most work, but first what others wait for.
 
         In a group of devices, what needs most of them comes before all else, since nobody else can run it.
@@ -105,19 +116,24 @@ class Choice:
                 total += 0.0 if self._work.holders.get(key) else self._work.costs(key).load_s
         return total
 
-    def _worth_a_replica(self, held: Sequence[Queue], *, with_later: bool = False) -> str | None:
+    def _sooner_here(self, worker: Worker, queues: Sequence[Queue]) -> Sequence[Queue]:
+        """Without those that sleep at idle workers and not at this one; all of them, if that leaves none."""
+        elsewhere = {key for asleep in self._idle.values() for key in asleep}.difference(worker.asleep)
+        return [queue for queue in queues if queue.model_key not in elsewhere] or queues
+
+    def _worth_a_replica(self, worker: Worker, held: Sequence[Queue], *, with_later: bool = False) -> str | None:
         """The model where one more holder takes over most work, if that is more than its load."""
         best, most = None, 0.0
         for queue in held:
             if queue.later > 0 and not with_later:
                 continue
             key = queue.model_key
-            gain = self._work.takes_over_s(key, with_later=with_later)
-            if gain > self._work.costs(key).load_s and gain > most:
+            gain = self._work.takes_over_s(worker, key, with_later=with_later)
+            if gain > self._work.ready_s(worker, key) and gain > most:
                 best, most = key, gain
         return best
 
-    def _feeder(self, candidate: str, held: Sequence[Queue]) -> str | None:
+    def _feeder(self, worker: Worker, candidate: str, held: Sequence[Queue]) -> str | None:
         """An earlier stage's model, if `candidate` and the likes of it would mostly wait for its answers.
 
         Until the feeding models end, their consumers should find enough work to be busy.
@@ -136,4 +152,4 @@ class Choice:
                 consumers += holders
         if found_s >= consumers * feed_s:
             return None
-        return self._worth_a_replica(feeding, with_later=True)
+        return self._worth_a_replica(worker, feeding, with_later=True)

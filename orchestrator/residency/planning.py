@@ -44,14 +44,18 @@ class _Planning:
     def actions(self) -> list[Action]:
         reserved = self._meet_demand()
         reserved |= self._serve_overdue(reserved)
-        # Workers that need not switch take their share first: what is left is worth a load.
-        for worker in sorted(self._workers, key=lambda each: (not self._has_work(each), each.name)):
+        for name in reserved:
+            self._choice.planned(name)
+        # Workers that need not switch take their share first: what is left is worth a load. Of the others, those that
+        # need only wake a model.
+        for worker in sorted(self._workers, key=lambda each: (not self._has_work(each), not each.asleep, each.name)):
             if worker.is_alone or worker.name in reserved:
                 continue
             if worker.is_unbounded:
                 self._fill_unbounded(worker)
             else:
                 self._fill(worker)
+            self._choice.planned(worker.name)
         self._announce(reserved)
         return self._actions
 
@@ -123,7 +127,7 @@ class _Planning:
             self._send_suspect(worker, [key for key in able if not self._work.holders.get(key)])
         elif not self._take(worker, key, worker.window) and not self._is_expecting(worker):
             # Nothing waits for it yet: others' answers will bring it work.
-            self._work.hold(key)
+            self._work.hold(worker, key)
             self._actions.append(Load(worker=worker.name, model_key=key))
 
     def _in_hand(self, worker: Worker) -> list[str]:
@@ -146,11 +150,11 @@ class _Planning:
         if not coming or any(self._work.queues[key].feeds > 0 for key in coming):
             return False
         work_s = sum(self._work.waiting_s(key) + self._work.soon_s(key) for key in coming)
-        load_s = max(self._work.costs(key).load_s for key in coming)
-        if self._choice.feed_s() - work_s <= load_s:
+        again_s = max(self._work.costs(key).again_s for key in coming)
+        if self._choice.feed_s() - work_s <= again_s:
             return False
         key = self._choice.next(worker)
-        return key is not None and self._work.waiting_s(key) > load_s
+        return key is not None and self._work.waiting_s(key) > self._work.ready_s(worker, key)
 
     def _pack(self, worker: Worker, used: set[str], free: int) -> None:
         """Load one more model beside those in use, where memory allows."""
@@ -168,9 +172,9 @@ class _Planning:
         coming = [queue.model_key for queue in queues if queue.soon > 0]
         if not coming or not self._work.is_going_on:
             return False
-        load_s = max(self._work.costs(key).load_s for key in coming)
+        again_s = max(self._work.costs(key).again_s for key in coming)
         idle_s = self._choice.feed_s() - sum(self._work.soon_s(key) for key in coming)
-        return idle_s <= load_s and worker.idle_s < load_s
+        return idle_s <= again_s and worker.idle_s < again_s
 
     def _is_expecting(self, worker: Worker) -> bool:
         """Its own models will be needed as well: there is nothing to be gained by another."""
@@ -182,7 +186,7 @@ class _Planning:
         if self._work.left.get(key, 0) <= 0:
             return 0
         if key not in worker.models:
-            self._work.hold(key)
+            self._work.hold(worker, key)
         return self._send(worker, key, chunks)
 
     def _send(self, worker: Worker, key: str, chunks: int) -> int:

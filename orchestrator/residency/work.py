@@ -25,7 +25,7 @@ class Work:
         """Workers that have a model, are loading it, or were sent chunks of it."""
         self.is_going_on = any(worker.chunks or worker.loading for worker in workers)
         """Somebody works, or will: answers are to be expected."""
-        self._smallest: str | None = None
+        self._least_bytes: int | None = None
         self._models = models
         self.chunk_units = chunk_units
         self._unit_s = {queue.model_key: _unit_s(queue, self.costs(queue.model_key)) for queue in queues}
@@ -37,11 +37,15 @@ class Work:
                 # Of what is out, half is probably done.
                 self._out_s[key] = self._out_s.get(key, 0.0) + chunks * self.chunk_s(key) / 2
             if worker.loading is not None:
-                half_s = self.costs(worker.loading).load_s / 2
+                half_s = self.ready_s(worker, worker.loading) / 2
                 self._out_s[worker.loading] = self._out_s.get(worker.loading, 0.0) + half_s
 
     def costs(self, key: str) -> Costs:
         return self._models.get(key, UNKNOWN)
+
+    def ready_s(self, worker: Worker, key: str) -> float:
+        """Seconds until the model, not resident now, could work there: of its waking, or of its load."""
+        return self.costs(key).again_s if key in worker.asleep else self.costs(key).load_s
 
     def can_run(self, worker: Worker, queue: Queue) -> bool:
         """Whether the worker has the engine, the devices and the memory for the model."""
@@ -54,19 +58,24 @@ class Work:
 
     def fits_beside(self, worker: Worker, key: str, *, kept: Sequence[str]) -> bool:
         """Whether there is room for the model beside those that are kept."""
+        if kept and key in worker.whole:
+            return False
+        return self._has_room_for(worker, self.costs(key).memory_bytes, kept)
+
+    def has_room(self, worker: Worker, kept: Sequence[str]) -> bool:
+        """Whether any model at all would fit beside those that are kept."""
+        if self._least_bytes is None:
+            self._least_bytes = min((self.costs(key).memory_bytes for key in self.queues), default=0)
+        return self._has_room_for(worker, self._least_bytes, kept)
+
+    def _has_room_for(self, worker: Worker, memory_bytes: int, kept: Sequence[str]) -> bool:
+        if any(each in worker.whole for each in kept):
+            return False
         if worker.residents is not None and len(kept) + 1 > worker.residents:
             return False
         if worker.memory_bytes is None:
             return worker.residents is not None and worker.residents > 1
-        used = sum(self.costs(other).memory_bytes for other in kept)
-        return used + self.costs(key).memory_bytes <= worker.memory_bytes
-
-    def has_room(self, worker: Worker, kept: Sequence[str]) -> bool:
-        """Whether any model at all would fit beside those that are kept."""
-        if self._smallest is None:
-            sizes = ((self.costs(key).memory_bytes, key) for key in self.queues)
-            self._smallest = min(sizes, default=(0, ""))[1]
-        return self.fits_beside(worker, self._smallest, kept=kept)
+        return sum(self.costs(other).memory_bytes for other in kept) + memory_bytes <= worker.memory_bytes
 
     def waiting_s(self, key: str) -> float:
         return self.left[key] * self._unit_s[key]
@@ -84,16 +93,16 @@ class Work:
     def chunk_s(self, key: str) -> float:
         return self.chunk_units * self._unit_s.get(key, self.costs(key).unit_s)
 
-    def takes_over_s(self, key: str, *, with_later: bool = False) -> float:
-        """How much work one more holder would take from those there are, by the time all end together.
+    def takes_over_s(self, worker: Worker, key: str, *, with_later: bool = False) -> float:
+        """How much work this worker would take from a model's holders, by the time all end together.
 
         With h holders, R waiting, O out at them and a load of s seconds, all end after t = (R + O + s) / (h + 1),
         and the newcomer has worked for t − s of it.
         """
         waiting_s = self.waiting_s(key) + self.soon_s(key) + (self.later_s(key) if with_later else 0.0)
-        load_s = self.costs(key).load_s
-        end_s = (waiting_s + self.out_s(key) + load_s) / (self.holders.get(key, 0) + 1)
-        return min(waiting_s, end_s - load_s)
+        ready_s = self.ready_s(worker, key)
+        end_s = (waiting_s + self.out_s(key) + ready_s) / (self.holders.get(key, 0) + 1)
+        return min(waiting_s, end_s - ready_s)
 
     def share(self, key: str) -> int:
         """Units per chunk, so that a model's last chunks are spread over all its holders and these end together."""
@@ -111,10 +120,10 @@ class Work:
         self._out_s[key] = self.out_s(key) + taken * self._unit_s[key]
         return count
 
-    def hold(self, key: str) -> None:
+    def hold(self, worker: Worker, key: str) -> None:
         """One more worker will have the model, after its load."""
         self.holders[key] = self.holders.get(key, 0) + 1
-        self._out_s[key] = self.out_s(key) + self.costs(key).load_s
+        self._out_s[key] = self.out_s(key) + self.ready_s(worker, key)
 
 
 def _unit_s(queue: Queue, costs: Costs) -> float:

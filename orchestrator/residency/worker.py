@@ -21,6 +21,10 @@ class Worker:
     """Models it may have in memory at once; None: as many as fit."""
     resident: tuple[str, ...] = ()
     """Models in its memory, least recently used first."""
+    asleep: tuple[str, ...] = ()
+    """Models in its host's memory, which wake faster than they load."""
+    whole: tuple[str, ...] = ()
+    """Models that were found to need all its memory: they go beside no other."""
     loading: str | None = None
     out: Mapping[str, int] = field(default_factory=dict)
     """Chunks sent to it and not ended, by model; the model sent last comes last."""

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator.runs.batches import reading
-from orchestrator.settings import Settings
+from orchestrator.settings import PROJECT_DIR, Settings
 from orchestrator.storage import database, files
 from tests import seeds
 from tests.driving import Driver
@@ -152,18 +152,39 @@ def test_every_line_is_answered_on_its_own_terms(
     assert "7 of 7 lines done, 2 of them failed" in report.text
 
 
+@pytest.mark.parametrize(("budget", "recruits"), [({}, 2), ({"tokens": 400}, 1)])
 def test_a_line_recruits_whom_chat_would(
-    client: openai.OpenAI, driver: Driver, pool: None, worker: WorkerProcess
+    client: openai.OpenAI, driver: Driver, pool: None, worker: WorkerProcess, budget: Json, recruits: int
 ) -> None:
-    body = {"model": "muster", "messages": [{"role": "user", "content": CHOICE.format(n=4)}], "muster": {"k": 2}}
+    options = {"k": 2, "fusion": "vote", "budget": budget}
+    body = {"model": "muster", "messages": [{"role": "user", "content": CHOICE.format(n=4)}], "muster": options}
     routed = httpx.post(f"{client.base_url}route", json=body).raise_for_status().json()
-    ended = _end(client, driver, _submit(client, [_request("a", CHOICE.format(n=4), muster={"k": 2})]).id)
+    ended = _end(client, driver, _submit(client, [_request("a", CHOICE.format(n=4), muster=options)]).id)
     decided = _lines(client, ended.output_file_id)["a"]["response"]["body"]["muster"]
+    assert len(decided["recruits"]) == recruits
     for recruit in (*decided["recruits"], *routed["recruits"]):
-        for cost in ("tokens", "seconds"):  # a batch recruits for quality alone
+        for cost in ("tokens", "seconds"):  # a batch does not keep what its recruits were expected to cost
             recruit.pop(cost)
     for name in ("recruits", "skills", "seed", "strategy", "annotation", "versions"):
         assert decided[name] == routed[name], name
+
+
+def test_the_example_of_the_documentation_works(
+    client: openai.OpenAI, driver: Driver, pool: None, worker: WorkerProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documented = (PROJECT_DIR / "docs" / "batches.md").read_text().partition("```python\n")[2].partition("```")[0]
+    here = {"http://127.0.0.1:8000/v1": str(client.base_url), "smol-science": "ada"}
+    for theirs, ours in here.items():
+        assert theirs in documented
+        documented = documented.replace(theirs, ours)
+    with driver.stepping():
+        exec(compile(documented, "docs/batches.md", "exec"), {})
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line]
+    assert {line["custom_id"]: line["response"]["status_code"] for line in printed} == {
+        "q-1": 200,
+        "q-2": 200,
+        "q-3": 200,
+    }
 
 
 WRONG: Mapping[str, tuple[bytes, list[tuple[str, int | None, str | None]]]] = {

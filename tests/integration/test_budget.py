@@ -1,7 +1,6 @@
 """What a query may cost, on real processes: real database, broker and workers, stub engines."""
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -47,20 +46,8 @@ def api(engine: sa.Engine, settings: Settings, sources: dict[str, str], **change
 def orchestrated(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[None]:
     """A stager and a dispatcher that step in a thread."""
     quiet = settings.model_copy(update={"question_set": seeds.SET_NAME, "experts_file": tmp_path / "none.toml"})
-    driver, stop = Driver(engine, quiet), threading.Event()
-
-    def step() -> None:
-        while not stop.is_set():
-            driver.step()
-
-    thread = threading.Thread(target=step)
-    thread.start()
-    try:
+    with contextlib.closing(Driver(engine, quiet)) as driver, driver.stepping():
         yield
-    finally:
-        stop.set()
-        thread.join()
-        driver.close()
 
 
 def test_a_query_does_not_wait_for_a_load_it_cannot_afford(

@@ -1,8 +1,6 @@
 """Engines that cannot be loaded, stand still or come back wrong, under runs and queries: nothing waits for ever."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +41,6 @@ def driver(engine: sa.Engine, quick: Settings) -> Iterator[Driver]:
     driving.close()
 
 
-@contextmanager
-def orchestrating(driver: Driver) -> Iterator[None]:
-    """The orchestrator's loops in a thread, while queries are asked."""
-    stop = threading.Event()
-
-    def step() -> None:
-        while not stop.is_set():
-            driver.step()
-
-    thread = threading.Thread(target=step)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def pool_of(driver: Driver, sources: dict[str, str]) -> Any:
     with driver.session() as session:
         return seeds.live_pool(session, sources, good=dict.fromkeys(sources, seeds.SKILLS))
@@ -99,7 +79,7 @@ def test_a_query_is_asked_again_when_the_engine_stands_still(
     with (
         WorkerProcess(redis_url, tmp_path / "worker", "--stall-s", "0.5"),
         served(quick) as url,
-        orchestrating(driver),
+        driver.stepping(),
     ):
         for _ in range(3):
             answer = ask(url, k=1)
@@ -111,7 +91,7 @@ def test_a_query_goes_on_without_a_model_that_cannot_be_loaded_and_the_next_does
     driver: Driver, quick: Settings, redis_url: str, tmp_path: Path
 ) -> None:
     pool_of(driver, {"ada": "stub:good", "bob": "stub:good", "bad": "stub:broken?fail_load=out+of+memory"})
-    with WorkerProcess(redis_url, tmp_path / "worker"), served(quick) as url, orchestrating(driver):
+    with WorkerProcess(redis_url, tmp_path / "worker"), served(quick) as url, driver.stepping():
         answers = {each["expert"]: each for each in ask(url, k=3, fusion="vote")["muster"]["answers"]}
         assert (answers["ada"]["error"], answers["bob"]["error"]) == (None, None)
         assert "out of memory" in answers["bad"]["error"]

@@ -10,8 +10,11 @@ from workers.messages import Model
 from workers.settings import WorkerSettings
 
 
-def open_engine(model: Model, settings: WorkerSettings) -> Engine:
-    """An engine for the model, not loaded yet. Raises ModelError if this worker cannot run it."""
+def open_engine(model: Model, settings: WorkerSettings, *, whole: bool = False) -> Engine:
+    """An engine for the model, not loaded yet. `whole`: it gets all of the device that engines may have, not a part.
+
+    Raises ModelError if this worker cannot run it.
+    """
     if model.engine not in settings.engines:
         raise ModelError(
             f"worker {settings.name} (device {settings.device}) runs {' and '.join(settings.engines)} models,"
@@ -22,7 +25,7 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
 
         return RemoteEngine(model)
     if model.engine == "vllm":
-        return vllm.open_engine(model, settings)
+        return vllm.open_engine(model, settings, whole=whole)
     if not StubOptions.read(model.source).child:
         return StubEngine(model)
     return HostedEngine(

@@ -25,8 +25,8 @@ CPU_PREFILL_TOKENS = 64
 """Prompt tokens given to the engine a step while queries are about: prompts are what makes some steps far longer."""
 
 
-def open_engine(model: Model, settings: WorkerSettings) -> Engine:
-    """A vLLM engine in a process of its own, not started yet."""
+def open_engine(model: Model, settings: WorkerSettings, *, whole: bool = False) -> Engine:
+    """A vLLM engine in a process of its own, not started yet. `whole`: with the memory of all places of the GPU."""
     cpu = settings.device == "cpu"
     device = CPU if cpu else {"CUDA_VISIBLE_DEVICES": settings.device.removeprefix("cuda:")}
     if not model.source.startswith("hub:") and not model.adapter_rank:
@@ -38,7 +38,7 @@ def open_engine(model: Model, settings: WorkerSettings) -> Engine:
         if model.tensor_parallel == 1:
             options |= {"distributed_executor_backend": "uni"}
     else:
-        options = {"gpu_memory_utilization": settings.gpu_memory_share / settings.residents}
+        options = {"gpu_memory_utilization": settings.gpu_memory_share / (1 if whole else settings.residents)}
         if settings.sleep_bytes:
             options |= {"enable_sleep_mode": True}
     return HostedEngine(

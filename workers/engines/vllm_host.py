@@ -106,7 +106,7 @@ class VllmEngine:
         self._tokenizer = self._llm.get_tokenizer()
         if options.get("enable_sleep_mode"):
             self._sleep_bytes = weights.size_bytes(folder)
-        return _device_bytes(options)
+        return _device_bytes(options) * model.tensor_parallel
 
     async def generate(self, request: Request, *, stream: bool) -> AsyncGenerator[Delta, None]:
         import vllm.inputs
@@ -233,7 +233,7 @@ def _is_cpu() -> bool:
 
 
 def _device_bytes(options: dict[str, Any]) -> int:
-    """Memory of the GPU that vLLM took for itself; 0 on a CPU, where the worker measures the processes."""
+    """Memory of one GPU that vLLM took for itself; 0 on a CPU, where the worker measures the processes."""
     from vllm.platforms import current_platform
 
     share = options.get("gpu_memory_utilization", 0.0)

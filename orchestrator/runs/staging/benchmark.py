@@ -17,6 +17,8 @@ from orchestrator.fusion import aggregators, choosing, fusion
 from orchestrator.fusion.choosing import Choice
 from orchestrator.fusion.fusion import Fused
 from orchestrator.online import deciding
+from orchestrator.online.pricing import token_costs
+from orchestrator.recruiting.costs import Limits, expected_completions
 from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
 from orchestrator.runs import asking
 from orchestrator.runs.pinned import seed_for
@@ -79,7 +81,7 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
         terms = _terms(context, instance)
         recruitment = stored.recruitment_of(instance.decision or {})
         answered = _answered(context, instance, own)
-        wanted = _more(context, terms, instance, recruitment, answered)
+        wanted = _more(context, terms, instance, _left(context, terms, recruitment, own), answered)
         more = [recruit for recruit in wanted if recruit.expert not in quarantined]
         if more:
             _next_round(session, context, instance, recruitment, more, batch)
@@ -155,23 +157,31 @@ def _recruit(
     quarantined = context.quarantined(session)
     alike: dict[Recruiting, list[tuple[Instance, tuple[str, ...]]]] = defaultdict(list)
     for instance, skills in named:
-        alike[_terms(context, instance).recruiting].append((instance, skills))
+        terms = _terms(context, instance)
+        if (limits := _limits(context, terms)) is None:
+            alike[terms.recruiting].append((instance, skills))
+        else:  # what it may cost is its own
+            _recruit_among(context, terms.recruiting, quarantined, [(instance, skills)], batch, limits=limits)
     for wanted, group in alike.items():
-        available = [name for name in wanted.experts or context.experts if name not in quarantined]
-        _recruit_among(context, wanted, available, group, batch)
+        _recruit_among(context, wanted, quarantined, group, batch)
 
 
 def _recruit_among(
     context: Context,
     wanted: Recruiting,
-    available: Sequence[str],
+    quarantined: set[str],
     named: Sequence[tuple[Instance, tuple[str, ...]]],
     batch: Batch,
+    *,
+    limits: Limits | None = None,
 ) -> None:
+    available = [name for name in wanted.experts or context.experts if name not in quarantined]
     seeds = [_recruiting_seed(context, instance) for instance, _ in named]
     asks = _asks(context, named)
     try:
-        recruitments = context.recruiter(wanted.strategy).recruit(asks, k=wanted.k, seeds=seeds, experts=available)
+        recruitments = context.recruiter(wanted.strategy).recruit(
+            asks, k=wanted.k, seeds=seeds, experts=available, limits=limits
+        )
     except NoExperts as error:
         for instance, _ in named:
             batch.move(instance, "done", error=str(error), correct=False)
@@ -188,6 +198,16 @@ def _recruit_among(
             others = [name for name in available if name not in recruits]
             _generate(context, instance, others, stage="baseline", round=0, batch=batch, recruits=len(recruits))
         batch.move(instance, "generate", decision=decision, round=0)
+
+
+def _limits(context: Context, terms: Terms) -> Limits | None:
+    """What the line may cost in tokens; None: any number. Seconds are no matter for a run."""
+    if context.pool is None or terms.query is None or terms.query.options.budget.tokens is None:
+        return None
+    tokens = terms.query.tokens_for_experts(recruits=terms.recruiting.k, calls=terms.calls)
+    expected = expected_completions(context.pool.evidence)
+    costs = token_costs(context.experts, prompt_chars=terms.query.chars, completion_tokens=expected)
+    return Limits(costs=costs, tokens=tokens)
 
 
 def _asks(context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]]) -> list[Ask]:
@@ -217,6 +237,14 @@ def _generate(
         sampling = terms.sampling(expert, recruits=recruits)
         asked = asking.expert(expert, terms.asked(instance.question, expert), seed=seed, sampling=sampling)
         batch.ask(instance, expert, asked, stage=stage, round=round)
+
+
+def _left(context: Context, terms: Terms, recruitment: Recruitment, own: Sequence[Unit]) -> Recruitment:
+    """The recruitment with what may still be spent, by what the answers so far really took."""
+    if (limits := _limits(context, terms)) is None or limits.tokens is None:
+        return recruitment
+    taken = sum(unit.tokens for unit in own if unit.stage == "generate")
+    return dataclasses.replace(recruitment, left=dataclasses.replace(limits, tokens=limits.tokens - taken))
 
 
 def _more(

@@ -78,6 +78,11 @@ class Unit:
     def is_open(self) -> bool:
         return self.state in ("pending", "sent")
 
+    @property
+    def tokens(self) -> int:
+        """Of its prompt and its completion."""
+        return int(self.completion.get("prompt_tokens") or 0) + int(self.completion.get("completion_tokens") or 0)
+
     def answered(self, question: Question) -> Answered:
         """What came of it, with the answer read out of its text."""
         text = str(self.completion.get("text") or "")

@@ -144,6 +144,41 @@ def test_small_models_share_a_device_where_they_fit() -> None:
     assert plan([queue("b", 64)], [roomy], a=small, b=Costs(memory_bytes=7)) == []
 
 
+def test_a_model_that_needs_a_whole_device_goes_beside_no_other() -> None:
+    roomy: dict[str, Any] = {"residents": 2, "whole": ("b",), "out": {"a": 1}}
+    assert plan([queue("b", 64)], [worker(resident=("a",), **roomy)]) == []
+    assert plan([queue("a", 64)], [worker(resident=("b",), **roomy | {"out": {"b": 1}})]) == []
+    assert plan([queue("b", 64), queue("c", 9)], [worker(resident=("a",), **roomy)]) == [
+        Send(worker="w", model_key="c")
+    ]
+
+
+def test_a_model_is_woken_where_it_sleeps_rather_than_loaded_elsewhere() -> None:
+    pair = [worker("v"), worker("w", asleep=("a",))]
+    costs = {"a": Costs(wake_s=1.0), "b": Costs(wake_s=1.0)}
+    assert plan([queue("a", 64)], pair, **costs) == [Send(worker="w", model_key="a")]
+    both = plan([queue("a", 64), queue("b", 64)], [worker("v", asleep=("b",)), worker("w", asleep=("a",))], **costs)
+    assert both == [Send(worker="v", model_key="b"), Send(worker="w", model_key="a")]
+    waited_for = [residency.waited_for(queue("a"), demand_s=1.0)]
+    assert plan(waited_for, pair, **costs) == [Load(worker="w", model_key="a")]
+
+
+def test_a_sleeping_model_is_worth_waking_for_work_that_is_not_worth_a_load() -> None:
+    busy = worker("v", resident=("a",), out={"a": 2})
+    slow = Costs(load_s=100.0, wake_s=1.0, decode_tps=1000.0)
+    waiting = [queue("a", 100, tokens=100_000)]  # 100 seconds of work
+    assert plan(waiting, [busy, worker("w")], a=slow) == []
+    (woken,) = plan(waiting, [busy, worker("w", asleep=("a",))], a=slow)
+    assert (woken.worker, woken.model_key) == ("w", "a")
+
+
+def test_a_worker_leaves_a_model_sooner_that_it_can_wake_again() -> None:
+    queues = [queue("a", soon=10.0, tokens=0), queue("b", 640, feeds=100.0), queue("c", 500)]
+    present = [worker("v", resident=("b",), out={"b": 2}), worker("w", resident=("a",))]
+    assert not any(action.worker == "w" for action in plan(queues, present, a=Costs(load_s=1e6)))
+    assert any(action.worker == "w" for action in plan(queues, present, a=Costs(load_s=1e6, wake_s=1.0)))
+
+
 def test_a_model_goes_only_where_there_are_devices_and_memory_for_it() -> None:
     big = Costs(devices=2, memory_bytes=100)
     single, group = worker("v", memory_bytes=60), worker("w", devices=2, memory_bytes=120)

@@ -15,6 +15,7 @@ ENGINES = {"a": "vllm", "b": "vllm", "c": "vllm", "d": "remote"}
 COSTS = st.builds(
     Costs,
     load_s=st.floats(0, 100),
+    wake_s=st.none() | st.floats(0, 10),
     memory_bytes=st.integers(1, 10),
     devices=st.integers(1, 3),
     decode_tps=st.just(100.0),
@@ -53,6 +54,7 @@ def workers(draw: st.DrawFn, models: dict[str, Costs], count: int) -> list[Worke
             devices=draw(st.integers(1, 3)),
             memory_bytes=draw(st.integers(5, 25)),
             residents=draw(st.none() | st.integers(1, 3)),
+            whole=draw(st.sampled_from([(), ("b",)])),
             idle_s=draw(st.floats(0, 100)),
             online_idle_s=draw(st.none() | st.floats(0, 100)),
         )
@@ -64,7 +66,9 @@ def workers(draw: st.DrawFn, models: dict[str, Costs], count: int) -> list[Worke
         for key in resident:
             if sum(out.values()) < worker.window and draw(st.booleans()):
                 out[key] = 1
-        made.append(replace(worker, resident=tuple(resident), out=out))
+        asleep = draw(st.lists(st.sampled_from(KEYS), unique=True))
+        absent = tuple(key for key in asleep if key not in resident and can_run(worker, key, models))
+        made.append(replace(worker, resident=tuple(resident), asleep=absent, out=out))
     return made
 
 
@@ -74,8 +78,10 @@ def can_run(worker: Worker, key: str, models: dict[str, Costs]) -> bool:
 
 def fits(keys: list[str], worker: Worker, models: dict[str, Costs]) -> bool:
     assert worker.memory_bytes is not None
-    return sum(models[key].memory_bytes for key in keys) <= worker.memory_bytes and (
-        worker.residents is None or len(keys) <= worker.residents
+    return (
+        sum(models[key].memory_bytes for key in keys) <= worker.memory_bytes
+        and (worker.residents is None or len(keys) <= worker.residents)
+        and (len(keys) < 2 or not set(keys) & set(worker.whole))
     )
 
 

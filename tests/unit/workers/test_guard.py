@@ -1,6 +1,6 @@
 """Which model is resident, and who is let in."""
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from workers import guard
@@ -21,9 +21,12 @@ def decide(
     *,
     loading: tuple[str, ...] = (),
     capacity: int | None = 1,
+    whole: str = "",
     now_s: float = 0.0,
 ) -> Decision:
-    return guard.decide(waiting=waiting, resident=resident, loading=loading, capacity=capacity, now_s=now_s)
+    return guard.decide(
+        waiting=waiting, resident=resident, loading=loading, capacity=capacity, whole=whole, now_s=now_s
+    )
 
 
 def test_a_ticket_for_a_resident_model_is_let_in() -> None:
@@ -75,6 +78,21 @@ def test_without_a_device_there_is_always_room() -> None:
     assert decide([bulk(1, "a"), bulk(2, "b")], {"c": 0}, capacity=None) == Decision(load=("a", "b"))
 
 
+def test_a_model_that_needs_the_whole_device_makes_all_others_go() -> None:
+    assert decide([bulk(1, "c")], {"a": 0, "b": 0}, capacity=3, whole="c") == Decision(evict=("a", "b"), load=("c",))
+    # While one is in use neither is let in again, nor is anything evicted too soon.
+    assert decide([bulk(1, "c"), bulk(2, "a"), bulk(3, "b")], {"a": 0, "b": 1}, capacity=3, whole="c") == Decision()
+    assert decide([bulk(1, "c"), bulk(2, "a")], {"a": 0}, loading=("b",), capacity=3, whole="c") == Decision()
+
+
+def test_beside_a_model_that_has_the_whole_device_there_is_no_room() -> None:
+    assert decide([bulk(1, "a")], {"c": 1}, capacity=3, whole="c") == Decision()
+    assert decide([bulk(1, "a")], {}, loading=("c",), capacity=3, whole="c") == Decision()
+    assert decide([bulk(1, "a"), bulk(2, "b")], {"c": 0}, capacity=3, whole="c") == Decision(
+        evict=("c",), load=("a", "b")
+    )
+
+
 tickets = st.lists(
     st.builds(
         Ticket,
@@ -92,16 +110,30 @@ tickets = st.lists(
     waiting=tickets,
     resident=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2), max_size=2),
     capacity=st.integers(2, 3),
+    whole=st.sampled_from(["", "a", "cd"]),
 )
-def test_no_decision_breaks_the_rules(waiting: list[Ticket], resident: dict[str, int], capacity: int) -> None:
-    decision = decide(waiting, resident, capacity=capacity, now_s=100.0)
+def test_no_decision_breaks_the_rules(
+    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str
+) -> None:
+    assume(len(resident) < 2 or not set(resident) & set(whole))
+    decision = decide(waiting, resident, capacity=capacity, whole=whole, now_s=100.0)
     assert all(resident[key] == 0 for key in decision.evict)
     assert all(ticket.model_key in resident and ticket.model_key not in decision.evict for ticket in decision.admit)
     assert not set(decision.load) & (set(resident) - set(decision.evict))
-    assert len(resident) - len(decision.evict) + len(decision.load) <= capacity
+    there = (resident.keys() - set(decision.evict)) | set(decision.load)
+    assert len(there) <= capacity
+    assert len(there) < 2 or not there & set(whole)
 
 
-@given(waiting=tickets.filter(bool), resident=st.dictionaries(st.sampled_from("abcd"), st.just(0), max_size=1))
-def test_an_idle_device_always_has_something_to_do(waiting: list[Ticket], resident: dict[str, int]) -> None:
-    decision = decide(waiting, resident)
+@given(
+    waiting=tickets.filter(bool),
+    resident=st.dictionaries(st.sampled_from("abcd"), st.just(0), max_size=2),
+    capacity=st.integers(1, 3),
+    whole=st.sampled_from(["", "a", "cd"]),
+)
+def test_an_idle_device_always_has_something_to_do(
+    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str
+) -> None:
+    assume(len(resident) < 2 or not set(resident) & set(whole))
+    decision = decide(waiting, resident, capacity=capacity, whole=whole)
     assert decision.admit or decision.load

@@ -17,16 +17,18 @@ A, B = Model(source="stub:a"), Model(source="stub:b")
 
 
 class Device:
-    """A residency of one model, with all that happened on it."""
+    """A residency with all that happened on it. Models whose source says `large` need all of its places."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 1) -> None:
+        self._places = places
         self.engines: list[StubEngine] = []
         self.loads: list[LoadEvent] = []
         self.waited: list[str] = []
         self.speeds: list[MeasuredSpeed] = []
         self.residency = Residency(
             loader=Loader(self._open, sleep_bytes=100, available_bytes=lambda: 1000),
-            capacity=1,
+            capacity=places,
+            is_divided=places > 1,
             meter=Meter(),
             new_admission=lambda: Admission(bulk=4, online=1, bulk_beside_online=4),
             on_load=self.loads.append,
@@ -35,7 +37,9 @@ class Device:
             on_change=lambda: None,
         )
 
-    def _open(self, model: Model) -> StubEngine:
+    def _open(self, model: Model, whole: bool) -> StubEngine:
+        if "large" in model.source and self._places > 1 and not whole:
+            raise ModelError("out of memory")
         self.engines.append(StubEngine(model))
         return self.engines[-1]
 
@@ -78,6 +82,34 @@ async def test_a_load_that_fails_fails_everyone_who_waits_for_it(device: Device)
     assert [type(each) for each in outcomes] == [ModelError, ModelError, type(None)]
     assert [load.error for load in device.loads] == ["no disk", None]
     assert [load.fault for load in device.loads] == ["model", None]
+
+
+async def test_a_model_too_large_for_its_part_of_the_device_gets_all_of_it() -> None:
+    device, large = Device(places=2), Model(source="stub:large")
+    await device.use(A)
+    await device.use(B)
+    await device.use(large)
+    assert device.residency.resident_keys == device.residency.whole_keys == (large.key,)
+    assert [load.error for load in device.loads] == [None] * 3
+    async with device.residency.use(large, online=False) as resident:
+        assert resident.account.pay_load() > device.loads[-1].seconds  # the try that failed is paid for, too
+        waiting = asyncio.create_task(device.use(A))
+        await asyncio.sleep(0.01)
+        assert device.residency.resident_keys == (large.key,)
+    await waiting
+    await device.use(B)
+    assert device.residency.resident_keys == (A.key, B.key)
+    await device.residency.close()
+
+
+async def test_a_model_that_cannot_be_loaded_at_all_is_refused_after_two_tries() -> None:
+    device = Device(places=2)
+    with pytest.raises(ModelError):
+        await device.use(Model(source="stub:broken?fail_load=no+disk"))
+    assert [load.error for load in device.loads] == ["no disk"]
+    assert len(device.engines) == 2
+    assert device.residency.whole_keys == ()
+    await device.residency.close()
 
 
 async def test_a_dead_engine_is_replaced(device: Device) -> None:
