@@ -46,7 +46,8 @@ class Worker:
         self._prefetcher = Prefetcher(settings.data_dir)
         self._residency = Residency(
             loader=Loader(
-                lambda model, whole: catalogue.open_engine(model, settings, whole=whole), sleep_bytes=settings.sleep_bytes
+                lambda model, whole: catalogue.open_engine(model, settings, whole=whole),
+                sleep_bytes=settings.sleep_bytes,
             ),
             capacity=settings.capacity,
             is_divided=settings.device.startswith("cuda"),

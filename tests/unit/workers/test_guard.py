@@ -134,6 +134,6 @@ def test_no_decision_breaks_the_rules(
 def test_an_idle_device_always_has_something_to_do(
     waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str
 ) -> None:
-    assume(len(resident) < 2 or not set(resident) & set(whole))
+    assume(len(resident) <= capacity and (len(resident) < 2 or not set(resident) & set(whole)))
     decision = decide(waiting, resident, capacity=capacity, whole=whole)
     assert decision.admit or decision.load

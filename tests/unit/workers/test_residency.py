@@ -89,16 +89,16 @@ async def test_a_model_too_large_for_its_part_of_the_device_gets_all_of_it() -> 
     await device.use(A)
     await device.use(B)
     await device.use(large)
-    assert device.residency.resident_keys == device.residency.whole_keys == (large.key,)
+    assert [*device.residency.resident_keys] == [*device.residency.whole_keys] == [large.key]
     assert [load.error for load in device.loads] == [None] * 3
     async with device.residency.use(large, online=False) as resident:
         assert resident.account.pay_load() > device.loads[-1].seconds  # the try that failed is paid for, too
         waiting = asyncio.create_task(device.use(A))
         await asyncio.sleep(0.01)
-        assert device.residency.resident_keys == (large.key,)
+        assert [*device.residency.resident_keys] == [large.key]
     await waiting
     await device.use(B)
-    assert device.residency.resident_keys == (A.key, B.key)
+    assert [*device.residency.resident_keys] == [A.key, B.key]
     await device.residency.close()
 
 
