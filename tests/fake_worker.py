@@ -28,13 +28,21 @@ class FakeWorker:
     """Speaks the messages. Each method that says something publishes one progress message."""
 
     def __init__(
-        self, redis_url: str, name: str = "fake", *, slots: int = 2, engines: Sequence[str] = ("vllm", "stub")
+        self,
+        redis_url: str,
+        name: str = "fake",
+        *,
+        slots: int = 2,
+        engines: Sequence[str] = ("vllm", "stub"),
+        device: str = "cpu",
     ) -> None:
         self.name = name
         self._redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._slots = slots
         self._engines = tuple(engines)
+        self._device = device
         self.resident: tuple[str, ...] = ()
+        self.asleep: tuple[str, ...] = ()
         self.held: list[Chunk] = []
 
     def __enter__(self) -> Self:
@@ -67,9 +75,10 @@ class FakeWorker:
         state = WorkerState(
             worker=self.name,
             at=time.time(),
-            device="cpu",
+            device=self._device,
             engines=self._engines,
             resident=self.resident,
+            asleep=self.asleep,
             bulk_slots=self._slots,
             draining=draining,
         )

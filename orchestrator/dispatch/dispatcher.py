@@ -261,10 +261,11 @@ class Dispatcher:
     def _plan_and_send(self) -> None:
         self._planned_at = time.monotonic()
         self._has_news = False
+        demands = self._demands.waiting()
         with database.session(self._engine) as session:
             backlog = self._backlogs.read(session)
-            costs = self._costs.read(session, self._backlogs.models)
-        demands = self._demands.waiting()
+            wanted = {**self._backlogs.models, **{key: demand.model for key, demand in demands.items()}}
+            costs = self._costs.read(session, wanted)
         workers = self.workers(backlog.windows)
         resident = {key for worker in workers for key in worker.resident}
         self._demands.met(resident & demands.keys())
@@ -278,14 +279,12 @@ class Dispatcher:
         for action in actions:
             match action:
                 case residency.Load():
-                    wanted = {**self._backlogs.models, **{key: demand.model for key, demand in demands.items()}}
                     self._load(action, wanted[action.model_key])
                 case residency.Send():
                     self._send(action, backlog)
                 case residency.Prefetch() if self._prefetched.get(action.worker) != action.model_key:
                     self._prefetched[action.worker] = action.model_key
-                    model = self._backlogs.models.get(action.model_key) or demands[action.model_key].model
-                    message = Prefetch(model=model)
+                    message = Prefetch(model=wanted[action.model_key])
                     broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
     def _load(self, action: residency.Load, model: Model) -> None:

@@ -276,6 +276,44 @@ def test_a_model_that_queries_wait_for_is_loaded_and_the_demand_met(
     driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
 
 
+def test_a_demanded_model_that_no_run_needs_goes_only_where_there_are_devices_for_it(
+    driver: Driver, fake: FakeWorker, client: redis.Redis, redis_url: str
+) -> None:
+    large = Model(source="stub:large", tensor_parallel=2)
+    client.hset(DEMAND_KEY, large.key, Demand(model=large, since_s=time.time()).model_dump_json())
+    told: list[Any] = []
+    with FakeWorker(redis_url, "wide", device="cuda:0,1") as wide:
+
+        def look() -> None:
+            fake.say()
+            wide.say()
+            told.extend(wide.loads())
+
+        driver.until(lambda: told, also=look)
+    assert [load.model for load in told] == [large]
+    assert fake.loads() == []
+
+
+def test_a_demanded_model_that_no_run_needs_is_woken_where_it_sleeps(
+    driver: Driver, client: redis.Redis, redis_url: str
+) -> None:
+    wanted = Model(source="stub:wanted")
+    with FakeWorker(redis_url, "a") as awake, FakeWorker(redis_url, "b") as dozing:
+        dozing.asleep = (wanted.key,)
+        dozing.say(loads=[LoadEvent(model_key=wanted.key, seconds=0.1, woken=True)])
+        driver.until(lambda: driver.scalar("SELECT count(*) FROM load"), also=awake.say)
+        client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+        told: list[Any] = []
+
+        def look() -> None:
+            awake.say()
+            dozing.say()
+            told.extend(dozing.loads())
+
+        driver.until(lambda: told, also=look)
+        assert awake.loads() == []
+
+
 def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(
     driver: Driver, fake: FakeWorker, client: redis.Redis
 ) -> None:
