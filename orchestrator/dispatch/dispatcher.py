@@ -64,6 +64,7 @@ class _Seen:
     state: WorkerState
     at_ms: int
     busy_at: float
+    chunk_at: float
     online_at: float | None = None
 
 
@@ -136,7 +137,7 @@ class Dispatcher:
                 continue
             window = windows.get(name, Window())
             if window.chunks:
-                seen.busy_at = now
+                seen.busy_at = seen.chunk_at = now
             alive.append(
                 residency.Worker(
                     name=name,
@@ -153,6 +154,7 @@ class Dispatcher:
                     is_unbounded=seen.state.device == "none",
                     is_draining=seen.state.draining,
                     idle_s=now - seen.busy_at,
+                    bulk_idle_s=now - seen.chunk_at,
                     online_idle_s=None if seen.online_at is None else now - seen.online_at,
                 )
             )
@@ -193,9 +195,13 @@ class Dispatcher:
         now = time.monotonic()
         seen = self._workers.get(message.state.worker)
         if seen is None:
-            seen = self._workers[message.state.worker] = _Seen(state=message.state, at_ms=at_ms, busy_at=now)
+            seen = self._workers[message.state.worker] = _Seen(
+                state=message.state, at_ms=at_ms, busy_at=now, chunk_at=now
+            )
         seen.state, seen.at_ms = message.state, at_ms
-        if message.chunks or message.ended or message.loads:
+        if message.chunks or message.ended:
+            seen.busy_at = seen.chunk_at = now
+        if message.loads:
             seen.busy_at = now
         if message.state.online_running:
             seen.online_at = now

@@ -2,7 +2,8 @@
 
 Units of a model that no worker serves are overdue as soon as they are older by `GRACE_S` than what a worker would go on
 with: that worker lets its window run dry and takes them. So nothing that came more than `GRACE_S` after a unit goes
-before it, but for what was out already. Suspects likewise. A model that queries hold gives way once in `BULK_TURN_S`.
+before it, but for what was out already. Suspects likewise. Queries, those that hold a model and those that wait for
+one, give way once in `BULK_TURN_S`.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,6 +18,8 @@ GRACE_S = 1800.0
 """Work for a resident model goes before older work for another, up to this difference in age."""
 BULK_TURN_S = 60.0
 """A worker that has held no chunk for so long may be taken from queries for overdue work."""
+_NOTHING: tuple[str | None, float] = (None, float("-inf"))
+"""What a worker goes on with that has no bulk to go on with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,11 @@ class Turn:
 
 
 def turns(work: Work, choice: Choice, workers: Sequence[Worker], *, reserved: Collection[str]) -> list[Turn]:
-    """A worker for each overdue model, the oldest first; `reserved` names workers that have other duties."""
+    """A worker for each overdue model, the oldest first.
+
+    `reserved` names workers that queries wait for: they are taken only after `BULK_TURN_S` without a chunk, and if no
+    other can have the turn.
+    """
     served = {key for worker in workers for key in worker.in_use}
     waiting = [
         (queue.oldest_s, queue.model_key, False)
@@ -45,11 +52,10 @@ def turns(work: Work, choice: Choice, workers: Sequence[Worker], *, reserved: Co
     if not waiting:
         return []
     free = {
-        worker.name: (worker, *_present(work, choice, worker))
+        worker.name: (worker, *(_NOTHING if worker.name in reserved else _present(work, choice, worker)))
         for worker in workers
-        if worker.name not in reserved
-        and not (worker.is_unbounded or worker.is_alone or worker.loading)
-        and not _belongs_to_queries(work, worker)
+        if not (worker.is_unbounded or worker.is_alone or worker.loading)
+        and not _belongs_to_queries(work, worker, is_reserved=worker.name in reserved)
     }
     found: list[Turn] = []
     for age_s, key, alone in sorted(waiting, key=lambda each: (-each[0], each[1])):
@@ -60,15 +66,18 @@ def turns(work: Work, choice: Choice, workers: Sequence[Worker], *, reserved: Co
             and (age_s - present_s > GRACE_S or (present == key and not alone and not worker.chunks))
         ]
         if able:
-            worker = min(able, key=lambda each: (key not in each.resident, each.chunks, each.name))
+            worker = min(
+                able, key=lambda each: (each.name in reserved, key not in each.resident, each.chunks, each.name)
+            )
             del free[worker.name]
             found.append(Turn(worker=worker, model_key=key, alone=alone))
     return found
 
 
-def _belongs_to_queries(work: Work, worker: Worker) -> bool:
+def _belongs_to_queries(work: Work, worker: Worker, *, is_reserved: bool) -> bool:
     has_bulk = any(work.left.get(key, 0) > 0 for key in worker.models)
-    return online.is_held(worker) and not has_bulk and worker.idle_s < BULK_TURN_S
+    is_theirs = is_reserved or (online.is_held(worker) and not has_bulk)
+    return is_theirs and worker.bulk_idle_s < BULK_TURN_S
 
 
 def _present(work: Work, choice: Choice, worker: Worker) -> tuple[str | None, float]:
@@ -76,6 +85,7 @@ def _present(work: Work, choice: Choice, worker: Worker) -> tuple[str | None, fl
     keys = [key for key in worker.models if work.left.get(key, 0) > 0]
     if not keys and (following := choice.next(worker)) is not None:
         keys = [following]
-    ages = [(work.queues[key].oldest_s, key) for key in keys]
-    age_s, oldest = max(ages) if ages else (float("-inf"), None)
+    if not keys:
+        return _NOTHING
+    age_s, oldest = max((work.queues[key].oldest_s, key) for key in keys)
     return oldest, age_s

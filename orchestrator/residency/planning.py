@@ -2,7 +2,7 @@
 
 A worker stays with the model it has while there is work for it, or while instances further up are about to make
 some; then it takes the model that `choice.py` finds worth a load. So a model is loaded once for all that waits.
-Queries come before all that (`online.py`), and nobody starves (`overdue.py`).
+Queries come before all that (`online.py`), and nobody starves (`overdue.py`), not even beside queries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,8 +42,14 @@ class _Planning:
         self._actions: list[Action] = []
 
     def actions(self) -> list[Action]:
-        reserved = self._meet_demand()
-        reserved |= self._serve_overdue(reserved)
+        demanded = online.loads(self._work, self._workers)
+        reserved = {worker.name for worker, _ in demanded}
+        turns = overdue.turns(self._work, self._choice, self._workers, reserved=reserved)
+        given = {turn.worker.name for turn in turns}
+        self._actions += [load for _, load in demanded if load is not None and load.worker not in given]
+        for turn in turns:
+            self._serve(turn)
+        reserved |= given
         for name in reserved:
             self._choice.planned(name)
         # Workers that need not switch take their share first: what is left is worth a load. Of the others, those that
@@ -59,23 +65,14 @@ class _Planning:
         self._announce(reserved)
         return self._actions
 
-    def _meet_demand(self) -> set[str]:
-        """Loads for queries. Returns the workers that have no time for anything else."""
-        found = online.loads(self._work, self._workers)
-        self._actions += [load for _, load in found if load is not None]
-        return {worker.name for worker, _ in found}
-
-    def _serve_overdue(self, reserved: set[str]) -> set[str]:
-        """Overdue units, where a worker has run dry. Returns the workers that get nothing else."""
-        found = overdue.turns(self._work, self._choice, self._workers, reserved=reserved)
-        for turn in found:
-            if turn.worker.chunks:
-                continue
-            if turn.alone:
-                self._send_suspect(turn.worker, [turn.model_key])
-            else:
-                self._take(turn.worker, turn.model_key, turn.worker.window)
-        return {turn.worker.name for turn in found}
+    def _serve(self, turn: overdue.Turn) -> None:
+        """Overdue units, if the worker has run dry."""
+        if turn.worker.chunks:
+            return
+        if turn.alone:
+            self._send_suspect(turn.worker, [turn.model_key])
+        else:
+            self._take(turn.worker, turn.model_key, turn.worker.window)
 
     def _fill_unbounded(self, worker: Worker) -> None:
         """Spread the window over the models, so that a slow one does not hold up the others."""

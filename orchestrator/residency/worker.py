@@ -34,7 +34,9 @@ class Worker:
     """It has no device: any number of models at once, and no switching."""
     is_draining: bool = False
     idle_s: float = 0.0
-    """How long it has held no chunk."""
+    """How long it has held no chunk, and ended no load."""
+    bulk_idle_s: float = 0.0
+    """How long it has held no chunk, whatever it loaded meanwhile."""
     online_idle_s: float | None = None
     """How long ago it last served a query, or loaded a model for one; None: never."""
 

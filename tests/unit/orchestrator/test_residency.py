@@ -203,8 +203,23 @@ def test_overdue_units_are_served_before_newer_ones_of_the_present_model() -> No
 def test_queries_do_not_keep_a_worker_from_overdue_work_for_ever() -> None:
     old = queue("b", 1, oldest_s=residency.GRACE_S + 1.0)
     held: dict[str, Any] = {"resident": ("a",), "online_idle_s": 0.0}
-    assert plan([old], [worker(idle_s=residency.BULK_TURN_S - 1, **held)]) == []
-    assert plan([old], [worker(idle_s=residency.BULK_TURN_S, **held)]) == [Send(worker="w", model_key="b")]
+    assert plan([old], [worker(bulk_idle_s=residency.BULK_TURN_S - 1, **held)]) == []
+    assert plan([old], [worker(bulk_idle_s=residency.BULK_TURN_S, **held)]) == [Send(worker="w", model_key="b")]
+
+
+def test_queries_that_wait_for_one_model_after_another_give_way_to_overdue_work_as_well() -> None:
+    old, asked = queue("c", 1, oldest_s=residency.GRACE_S), residency.waited_for(queue("b"), demand_s=1.0)
+    held: dict[str, Any] = {"resident": ("a",), "online_idle_s": 0.0}
+    late, young = residency.BULK_TURN_S, queue("d", 9, oldest_s=60.0)
+    assert plan([asked, old], [worker(bulk_idle_s=late - 1, **held)]) == [Load(worker="w", model_key="b")]
+    assert plan([asked, old, young], [worker(bulk_idle_s=late, **held)]) == [Send(worker="w", model_key="c")]
+    # Whoever is not needed for queries comes first.
+    pair = [worker("v", bulk_idle_s=late, **held), worker("w", resident=("b",))]
+    asked = residency.waited_for(queue("e"), demand_s=1.0)
+    assert plan([asked, old], pair, e=Costs(wake_s=1.0)) == [
+        Load(worker="v", model_key="e"),
+        Send(worker="w", model_key="c"),
+    ]
 
 
 def test_an_overdue_suspect_gets_its_turn() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import residency
-from orchestrator.residency import GRACE_S, Costs, Load, Queue, Send, Worker
+from orchestrator.residency import BULK_TURN_S, GRACE_S, Costs, Load, Queue, Send, Worker
 
 CHUNK = 8
 KEYS = ("a", "b", "c", "d")
@@ -56,6 +56,7 @@ def workers(draw: st.DrawFn, models: dict[str, Costs], count: int) -> list[Worke
             residents=draw(st.none() | st.integers(1, 3)),
             whole=draw(st.sampled_from([(), ("b",)])),
             idle_s=draw(st.floats(0, 100)),
+            bulk_idle_s=draw(st.floats(0, 100)),
             online_idle_s=draw(st.none() | st.floats(0, 100)),
         )
         resident: list[str] = []
@@ -195,3 +196,38 @@ def test_nobody_starves_however_much_newer_work_comes_for_other_models(
                 for _ in range(min(len(came), action.chunks * (action.units or CHUNK))):
                     came.popleft()
     assert not waiting[rare] or min(came[0] for came in waiting.values() if came) >= rare_s - GRACE_S
+
+
+@settings(max_examples=20, deadline=None)  # each runs ten minutes of plans, two a second
+@given(load_s=st.floats(0.1, 40), chunk_s=st.floats(0.1, 40))
+def test_queries_for_two_models_in_turn_leave_overdue_work_its_window_a_minute(load_s: float, chunk_s: float) -> None:
+    step_s, models = 0.5, dict.fromkeys(KEYS, Costs(load_s=load_s))
+    bulk, *asked = KEYS[:3]
+    resident, loading = "", ""
+    loaded_at = ended_at = 0.0
+    turns = 0
+    for step in range(1200):
+        now_s = step * step_s
+        if loading and now_s >= loaded_at:
+            resident, loading = loading, ""
+        queues = [Queue(model_key=key, engine="vllm", demand_s=1.0) for key in asked if key not in (resident, loading)]
+        queues.append(Queue(model_key=bulk, engine="vllm", units=1000, oldest_s=GRACE_S + now_s))
+        worker = Worker(
+            name="w",
+            engines=("vllm",),
+            window=1,
+            resident=(resident,) if resident else (),
+            loading=loading or None,
+            out={bulk: 1} if now_s < ended_at else {},
+            bulk_idle_s=max(0.0, now_s - ended_at),
+            online_idle_s=0.0,
+        )
+        for action in residency.plan(queues, [worker], chunk_units=CHUNK, models=models):
+            if isinstance(action, Load):
+                assert action.model_key in asked
+            if isinstance(action, Send):
+                assert BULK_TURN_S <= now_s - ended_at <= BULK_TURN_S + load_s + 2 * step_s
+                turns, ended_at = turns + 1, now_s + load_s + chunk_s
+            if isinstance(action, Load | Send):
+                resident, loading, loaded_at = "", action.model_key, now_s + load_s
+    assert turns >= 600 // (BULK_TURN_S + 2 * load_s + chunk_s + 1)
