@@ -31,27 +31,22 @@ def loads(work: Work, workers: Sequence[Worker]) -> list[tuple[Worker, Load | No
             each for each in workers if work.can_run(each, queue) and each.name not in taken and each.loading is None
         ]
         if able:
-            worker = min(
-                able,
-                key=lambda each: (
-                    not each.is_unbounded,
-                    *_disturbance_s(work, each, key),
-                    work.ready_s(each, key),
-                    each.name,
-                ),
-            )
+            worker = min(able, key=lambda each: (not each.is_unbounded, *_cost_s(work, each, key), each.name))
             is_now = worker.is_unbounded or not worker.chunks or _fits_beside(work, worker, key)
             found.append((worker, Load(worker=worker.name, model_key=key) if is_now else None))
     return found
 
 
-def _disturbance_s(work: Work, worker: Worker, key: str) -> tuple[float, float]:
-    """How long queries would wait for the worker, and the load that bringing back its present model costs."""
+def _cost_s(work: Work, worker: Worker, key: str) -> tuple[float, float]:
+    """Until the model is ready there, as queries are told beforehand (`online/pricing.py`); and, where that is equal,
+    what bringing back the worker's present models costs.
+    """
+    ready_s = work.ready_s(worker, key)
     if _fits_beside(work, worker, key):
-        return (0.0, 0.0)
+        return (ready_s, 0.0)
     wait_s = sum(chunks * work.chunk_s(model) for model, chunks in worker.out.items())
     again_s = sum(work.costs(model).again_s for model in worker.models if work.left.get(model, 0) > 0)
-    return (wait_s, again_s)
+    return (wait_s + ready_s, again_s)
 
 
 def _fits_beside(work: Work, worker: Worker, key: str) -> bool:

@@ -260,6 +260,21 @@ def test_a_model_that_queries_wait_for_is_loaded_on_an_idle_worker() -> None:
     ]
 
 
+def test_queries_get_the_worker_that_will_have_their_model_first() -> None:
+    """Which is the one they were told of: what they wait for there, and the load or the waking."""
+    asked = residency.waited_for(queue("b"), demand_s=1.0)
+    costs = {"a": Costs(decode_tps=1000.0, prefill_tps=1000.0), "b": Costs(load_s=60.0, wake_s=1.0)}
+
+    def waking(tokens: int) -> list[Action]:
+        """One worker is idle; at the other it sleeps behind one chunk."""
+        running = queue("a", CHUNK, tokens=CHUNK * tokens)
+        dozing = worker("w", resident=("a",), out={"a": 1}, asleep=("b",))
+        return [each for each in plan([asked, running], [worker("v"), dozing], **costs) if each.model_key == "b"]
+
+    assert waking(tokens=500) == []  # 32 s for the chunk, then it wakes
+    assert waking(tokens=1500) == [Load(worker="v", model_key="b")]
+
+
 def test_a_busy_worker_finishes_its_chunks_before_it_loads_for_queries() -> None:
     asked = residency.waited_for(queue("b"), demand_s=1.0)
     busy = worker(resident=("a",), out={"a": 1})
