@@ -16,6 +16,8 @@ LLM_STRATEGIES = frozenset({"paper"})
 """Strategies that, asked for by name, annotate as their paper does: with an LLM."""
 SAMPLING = Sampling(temperature=0.7, max_tokens=64)
 """Of an annotator: the paper's temperature; five skills fit in far fewer tokens."""
+EXPECTED_TOKENS = 25
+"""Of a sample (orchestrator/costs/costs.toml, stage `annotate`)."""
 NONE_SURVIVED = "no skill that the LLM named survived its votes; the question's own embedding was used"
 """Said wherever annotation by LLM fell back to the embedding."""
 

@@ -25,6 +25,7 @@ _WAITING = sa.text(
         count(*) FILTER (WHERE losses < :suspect) AS units,
         count(*) FILTER (WHERE losses >= :suspect) AS suspects,
         coalesce(sum(tokens) FILTER (WHERE losses < :suspect), 0) AS tokens,
+        coalesce(sum(prompt_tokens) FILTER (WHERE losses < :suspect), 0) AS prompt_tokens,
         extract(epoch FROM now() - min(created_at) FILTER (WHERE losses < :suspect))::float AS oldest_s,
         extract(epoch FROM now() - min(created_at) FILTER (WHERE losses >= :suspect))::float AS suspect_s
     FROM unit WHERE state = 'pending' GROUP BY model_key, run_id
@@ -104,7 +105,12 @@ class BacklogReader:
         if left <= 0 or self._runs[model_key][run_id] <= 0:
             self.forget()
         else:
-            self._queues[model_key] = replace(queue, units=left, tokens=queue.tokens * left // queue.units)
+            self._queues[model_key] = replace(
+                queue,
+                units=left,
+                tokens=queue.tokens * left // queue.units,
+                prompt_tokens=queue.prompt_tokens * left // queue.units,
+            )
 
     def forget(self) -> None:
         """Count anew for the next plan."""
@@ -129,6 +135,7 @@ class BacklogReader:
                 units=sum(row.units for row in units[key]),
                 suspects=sum(row.suspects for row in units[key]),
                 tokens=sum(row.tokens for row in units[key]),
+                prompt_tokens=sum(row.prompt_tokens for row in units[key]),
                 oldest_s=max((row.oldest_s or 0.0 for row in units[key]), default=0.0),
                 suspect_s=max((row.suspect_s or 0.0 for row in units[key]), default=0.0),
                 upstream=expected[key].upstream,

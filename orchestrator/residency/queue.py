@@ -15,7 +15,7 @@ class Queue:
     suspects: int = 0
     """Units waiting that were lost twice: each runs alone."""
     tokens: int = 0
-    """Tokens the units may take, prompts and completions; 0: unknown."""
+    """Tokens the units are expected to take, prompts and completions; 0: unknown."""
     prompt_tokens: int = 0
     """So many of them are in prompts; 0: unknown, and all are taken for completions'."""
     oldest_s: float = 0.0

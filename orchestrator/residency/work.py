@@ -127,8 +127,7 @@ class Work:
 
 
 def _unit_s(queue: Queue, costs: Costs) -> float:
-    units = queue.units + queue.suspects
-    if not units or not queue.tokens:
+    if not queue.units or not queue.tokens:
         return costs.unit_s
     completions = queue.tokens - queue.prompt_tokens
-    return costs.seconds(prompt_tokens=queue.prompt_tokens, completion_tokens=completions) / units
+    return costs.seconds(prompt_tokens=queue.prompt_tokens, completion_tokens=completions) / queue.units

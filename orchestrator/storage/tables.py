@@ -286,7 +286,9 @@ class UnitRow(SQLModel, table=True):
     request: Json = _json()
     """`workers.messages.Request` without its id."""
     tokens: int = 0
-    """Tokens it may take at most, prompt (estimated) and completion: what the planner weighs."""
+    """Tokens it is expected to take, prompt and completion: what the planner weighs."""
+    prompt_tokens: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """So many of them are its prompt's; 0: not told."""
     state: str = "pending"
     """pending, sent, done, failed. (Running is the worker's knowledge: it is in its progress.)"""
     chunk_id: int | None = Field(default=None, sa_column=sa.Column(sa.BigInteger, nullable=True))

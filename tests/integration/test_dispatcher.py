@@ -405,6 +405,28 @@ def test_the_plan_foresees_who_is_needed_after_annotation(driver: Driver) -> Non
     assert sum(queue.feeds for queue in expected.values()) == 10.0
 
 
+def test_the_plan_is_given_tokens_as_expected_and_not_as_allowed(driver: Driver) -> None:
+    run = submit(driver, 1)
+    driver.until(lambda: waiting(driver) == 1)
+    more(driver, 19_999)
+    prompt = driver.scalar("SELECT prompt_tokens FROM unit LIMIT 1")
+    assert isinstance(prompt, int)
+    assert prompt > 10
+    backlogs = BacklogReader()
+
+    def counted() -> residency.Queue:
+        with driver.session() as session:
+            (queue,) = backlogs.read(session).queues.values()
+        return queue
+
+    queue = counted()
+    completion = 5  # as its profile's answers had
+    assert (queue.tokens, queue.prompt_tokens) == (20_000 * (prompt + completion), 20_000 * prompt)
+    backlogs.sent(queue.model_key, run, 5_000)
+    queue = counted()
+    assert (queue.tokens, queue.prompt_tokens) == (15_000 * (prompt + completion), 15_000 * prompt)
+
+
 def test_a_large_backlog_is_counted_once_for_many_plans(driver: Driver) -> None:
     run = submit(driver)
     driver.until(lambda: waiting(driver) == 2)
@@ -439,10 +461,10 @@ def more(driver: Driver, count: int) -> None:
         session.execute(
             sa.text(
                 """
-                INSERT INTO unit (run_id, instance_id, stage, round, expert, sample, model_key, request, tokens, state,
-                    attempts, losses)
-                SELECT first.run_id, instance_id, stage, round, expert, last + n, model_key, request, tokens, state,
-                    attempts, losses
+                INSERT INTO unit (run_id, instance_id, stage, round, expert, sample, model_key, request, tokens,
+                    prompt_tokens, state, attempts, losses)
+                SELECT first.run_id, instance_id, stage, round, expert, last + n, model_key, request, tokens,
+                    prompt_tokens, state, attempts, losses
                 FROM (SELECT * FROM unit ORDER BY id LIMIT 1) AS first, (SELECT max(sample) AS last FROM unit) AS known,
                     generate_series(1, :count) AS n
                 """

@@ -53,7 +53,9 @@ def ask(session: Session, context: Context, instances: Sequence[Instance]) -> Ba
         answered = _to_merge(context, instance)
         for expert in context.experts.values():
             seed = seed_for(context.pinned.seed, instance.custom_id, "merge", expert.name)
-            asked = asking.aggregator(expert, instance.question, answered, seed=seed)
+            asked = asking.aggregator(
+                expert, instance.question, answered, seed=seed, expected=context.completion_tokens[expert.name]
+            )
             batch.ask(instance, expert, asked, stage="fuse")
         batch.move(instance, "fuse")
     return batch

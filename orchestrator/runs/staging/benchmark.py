@@ -18,7 +18,7 @@ from orchestrator.fusion.choosing import Choice
 from orchestrator.fusion.fusion import Fused
 from orchestrator.online import deciding
 from orchestrator.online.pricing import token_costs
-from orchestrator.recruiting.costs import Limits, expected_completions
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
 from orchestrator.runs import asking
 from orchestrator.runs.pinned import seed_for
@@ -95,6 +95,7 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
                 terms.asked(instance.question, merger),
                 answered,
                 seed=_seed(context, instance, "fuse", name),
+                expected=context.completion_tokens[name],
                 sampling=terms.fused_sampling(merger, recruits=len(recruitment.recruits)),
             )
             batch.ask(instance, context.experts[name], asked, stage="fuse")
@@ -205,8 +206,7 @@ def _limits(context: Context, terms: Terms) -> Limits | None:
     if context.pool is None or terms.query is None or terms.query.options.budget.tokens is None:
         return None
     tokens = terms.query.tokens_for_experts(recruits=terms.recruiting.k, calls=terms.calls)
-    expected = expected_completions(context.pool.evidence)
-    costs = token_costs(context.experts, prompt_chars=terms.query.chars, completion_tokens=expected)
+    costs = token_costs(context.experts, prompt_chars=terms.query.chars, completion_tokens=context.completion_tokens)
     return Limits(costs=costs, tokens=tokens)
 
 
@@ -235,7 +235,13 @@ def _generate(
         seed = _seed(context, instance, "generate", name)
         expert = context.experts[name]
         sampling = terms.sampling(expert, recruits=recruits)
-        asked = asking.expert(expert, terms.asked(instance.question, expert), seed=seed, sampling=sampling)
+        asked = asking.expert(
+            expert,
+            terms.asked(instance.question, expert),
+            seed=seed,
+            expected=context.completion_tokens[name],
+            sampling=sampling,
+        )
         batch.ask(instance, expert, asked, stage=stage, round=round)
 
 

@@ -1,8 +1,9 @@
 """What the stager knows of a run: its pins, its pool, its fitted recruiters. Built once per run, then kept."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from orchestrator.pool import pool
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.recruiting.costs import UNKNOWN_TOKENS, expected_completions
 from orchestrator.recruiting.values import Recruiter
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.storage.tables import ExpertRow, RunRow
@@ -46,6 +48,12 @@ class Context:
         """The vocabulary of the run's pool."""
         assert self.pool is not None
         return self.recruiters.needs(self.pool)
+
+    @cached_property
+    def completion_tokens(self) -> Mapping[str, float]:
+        """Expert -> the tokens that its answer is expected to have, by its profile."""
+        measured = {} if self.pool is None else expected_completions(self.pool.evidence)
+        return {name: measured.get(name, UNKNOWN_TOKENS) for name in self.experts}
 
     @property
     def embeds_in(self) -> str | None:

@@ -28,7 +28,11 @@ def ask(session: Session, context: Context, instances: Sequence[Instance], batch
         expert = context.experts[name]
         seed = seed_for(context.pinned.seed, instance.custom_id, "generate", name)
         asked = asking.expert(
-            expert, instance.query.conversation, seed=seed, sampling=instance.query.sampling(expert.sampling)
+            expert,
+            instance.query.conversation,
+            seed=seed,
+            expected=context.completion_tokens[name],
+            sampling=instance.query.sampling(expert.sampling),
         )
         batch.ask(instance, expert, asked, stage="generate")
         batch.move(instance, "generate", decision={"expert": name})

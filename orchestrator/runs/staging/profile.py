@@ -27,7 +27,8 @@ def ask(session: Session, context: Context, instances: Sequence[Instance]) -> Ba
     (expert,) = context.experts.values()
     for instance in instances:
         seed = seed_for(context.pinned.seed, instance.custom_id, "profile", expert.name)
-        batch.ask(instance, expert, asking.expert(expert, instance.question, seed=seed), stage="generate")
+        asked = asking.expert(expert, instance.question, seed=seed, expected=context.completion_tokens[expert.name])
+        batch.ask(instance, expert, asked, stage="generate")
         batch.move(instance, "generate")
     return batch
 
