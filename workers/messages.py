@@ -251,6 +251,10 @@ class WorkerState(Value):
         """Devices of its tensor-parallel group."""
         return self.device.count(",") + 1
 
+    def can_run(self, model: Model) -> bool:
+        """Whether it has the engine for the model, and devices enough."""
+        return model.engine in self.engines and self.devices >= model.tensor_parallel
+
 
 class Progress(Value):
     """Published every second, and sooner when there is news."""

@@ -25,6 +25,7 @@ from orchestrator.pool.pool import Expert
 from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.settings import Settings
 from orchestrator.storage import database
+from workers.messages import Model
 
 DATABASE_CONNECTIONS = 10
 RETRY_AFTER_S = 2
@@ -91,19 +92,19 @@ class Gateway:
     async def readiness(self) -> Readiness:
         """Whether a question could be answered now. Raises nothing."""
         states: Counter[str] = Counter()
-        engines: set[str] = set()
+        models: list[Model] = []
 
         def look() -> None:
             with self.session() as session:
                 for row in experts.current(session):
                     states[row.state] += 1
                     if row.state == "live":
-                        engines.add(pool.expert_of(row).model.engine)
+                        models.append(pool.expert_of(row).model)
 
         async def workers() -> dict[str, Any]:
             alive = await self.transport.workers()
-            able = {engine for worker in alive for engine in worker.engines}
-            return {"ok": bool(engines & able) or (not engines and bool(alive)), "alive": len(alive)}
+            can_run = any(worker.can_run(model) for worker in alive for model in models)
+            return {"ok": can_run or (not models and bool(alive)), "alive": len(alive)}
 
         async def database_answers() -> dict[str, Any]:
             await anyio.to_thread.run_sync(look)

@@ -62,9 +62,10 @@ async def answer_from(
 
 
 async def _refuse_without_workers(asking: Asking) -> None:
-    needed = {asking.expert(recruit.expert).model.engine for recruit in asking.decision.recruitment.recruits}
-    if not needed & await asking.transport.engines():
-        raise NoWorker(min(needed))
+    models = [asking.expert(recruit.expert).model for recruit in asking.decision.recruitment.recruits]
+    workers = await asking.transport.workers()
+    if not any(worker.can_run(model) for worker in workers for model in models):
+        raise NoWorker(models[0])
 
 
 def _own_answer(expert: str, completion: Completion) -> Answer:

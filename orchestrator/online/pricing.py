@@ -65,7 +65,7 @@ class Prices:
 
     def left_out(self, names: Sequence[str]) -> str:
         """Of these names, who has no cost and why, for people; "" where all have one."""
-        why = {name: "too many wait for it" if name in self.full else "no worker runs its engine" for name in names}
+        why = {name: "too many wait for it" if name in self.full else "no worker can run its model" for name in names}
         return "; ".join(f"{name} was left out: {why[name]}" for name in names if name not in self.costs)
 
 
@@ -146,7 +146,7 @@ def is_full(worker: WorkerState, waiting_max: int) -> bool:
 
 def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerState, float] | None:
     """The worker that would answer, and the seconds of the load before that; None where none alive can."""
-    able = [worker for worker in supply.workers if model.engine in worker.engines]
+    able = [worker for worker in supply.workers if worker.can_run(model)]
     ready = [worker for worker in able if worker.device == "none" or model.key in worker.resident]
     if ready:
         return min(ready, key=lambda each: (each.online_running / max(each.online_slots, 1), each.worker)), 0.0

@@ -58,14 +58,14 @@ log = structlog.get_logger(__name__)
 
 
 class NoWorker(RuntimeError):
-    """No worker is alive that could run this engine."""
+    """No worker is alive that could run this model."""
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, model: Model) -> None:
+        group = f" on {model.tensor_parallel} devices" if model.tensor_parallel > 1 else ""
         super().__init__(
-            f"no worker that runs the {engine!r} engine is alive; start one (`muster up` starts and restarts them, "
-            "or `python -m workers`), or wait a few seconds if one has just been restarted"
+            f"no worker that runs the {model.engine!r} engine{group} is alive; start one (`muster up` starts and "
+            "restarts them, or `python -m workers`), or wait a few seconds if one has just been restarted"
         )
-        self.engine = engine
 
 
 class NoBroker(RuntimeError):
@@ -105,10 +105,6 @@ class Transport(Protocol):
 
     async def resident(self) -> frozenset[str]:
         """Keys of the models that can answer without a load."""
-        ...
-
-    async def engines(self) -> frozenset[str]:
-        """The engines that some worker alive can run."""
         ...
 
 
@@ -168,9 +164,6 @@ class BrokerTransport:
     async def resident(self) -> frozenset[str]:
         return frozenset(key for worker in await self.workers() for key in worker.resident)
 
-    async def engines(self) -> frozenset[str]:
-        return frozenset(engine for worker in await self.workers() for engine in worker.engines)
-
     async def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
         avoid: set[str] = set()
         lost: Completion | None = None
@@ -200,9 +193,9 @@ class BrokerTransport:
         """The least busy worker that can answer now; where a load comes first, waits for it. Raises as `stream`."""
         demanded_until = 0.0
         while True:
-            able = [w for w in await self.workers() if model.engine in w.engines and w.worker not in avoid]
+            able = [w for w in await self.workers() if w.can_run(model) and w.worker not in avoid]
             if not able:
-                raise NoWorker(model.engine)
+                raise NoWorker(model)
             ready = [w for w in able if w.device == "none" or model.key in w.resident]
             if ready:
                 return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker

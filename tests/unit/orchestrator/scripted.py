@@ -66,13 +66,10 @@ class ScriptedTransport:
                 self.cancelled.append(request.id)
 
     async def workers(self) -> list[WorkerState]:
-        return []
+        return [WorkerState(worker="w", at=0.0, device="none", engines=tuple(self.can_run))]
 
     async def resident(self) -> frozenset[str]:
         return frozenset()
-
-    async def engines(self) -> frozenset[str]:
-        return self.can_run
 
     def request_of(self, name: str) -> Request:
         return next(request for request in self.requests if request.id.endswith(f".{name}"))

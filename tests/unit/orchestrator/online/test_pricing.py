@@ -76,8 +76,17 @@ def test_experts_that_nothing_can_run_or_that_have_no_room_are_left_out() -> Non
     assert set(found.costs) == {"b"}
     assert found.full == {"a": pytest.approx(3.0)}
     assert found.left_out(["a", "b", "far"]) == (
-        "a was left out: too many wait for it; far was left out: no worker runs its engine"
+        "a was left out: too many wait for it; far was left out: no worker can run its model"
     )
+
+
+def test_a_model_for_a_group_of_devices_is_loaded_by_a_large_enough_group_or_not_at_all() -> None:
+    large = A.model_copy(update={"tensor_parallel": 2})
+    group = worker("w").model_copy(update={"device": "cuda:0,1"})
+    assert priced(worker("v"), group, experts={"a": large}).costs["a"].device == "w"
+    found = priced(worker("v"), experts={"a": large, "b": B})
+    assert set(found.costs) == {"b"}
+    assert found.left_out(["a"]) == "a was left out: no worker can run its model"
 
 
 def test_a_full_worker_is_told_with_the_seconds_until_it_has_room() -> None:
