@@ -1,11 +1,19 @@
 """`muster simulate`: the residency plan on a simulated clock, with no engine and no server."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from orchestrator.cli.output import AsJson, console, fail, print_json, table
+
+BOUNDS = {
+    "work_and_loads_s": "all work in full batches and the fewest loads it needs, spread over {workers} workers",
+    "stages_s": "one stage's work over all workers, with the fastest way to its first unit and from its last",
+    "longest_path_s": "the longest question alone: the annotator's load, then its three stages",
+}
+"""How each bound of a report is computed; the formulas are in orchestrator/simulation/bounds.py."""
 
 
 def simulate(
@@ -55,6 +63,7 @@ def _print(found: dict[str, Any]) -> None:
         f"k={found['k']}, {found['gpus']} GPUs: [bold]{found['makespan_s']:.0f} s[/bold], "
         f"{found['ratio']:.3f} times the lower bound of {found['lower_bound_s']:.0f} s"
     )
+    console.print(f"lower bound: {lower_bound(found)}")
     first, fixed = found["first_come"], found["fixed_order"]
     rows = [
         ("Muster's plan", found["makespan_s"], found["loads"], found["longest_wait_s"], found["idle_s"]),
@@ -68,3 +77,13 @@ def _print(found: dict[str, Any]) -> None:
         f"planned {found['plans']} times in {found['plan_seconds']:.2f} s; "
         f"device seconds: {found['work_s']:.0f} computing, {found['load_s']:.0f} loading"
     )
+
+
+def lower_bound(found: Mapping[str, Any]) -> str:
+    """The greatest bound of a report and how it is computed, then those that it exceeds."""
+    greatest, *others = sorted(found["bounds"], key=found["bounds"].get, reverse=True)
+
+    def shown(name: str) -> str:
+        return f"{found['bounds'][name]:.0f} s, {BOUNDS[name].format(workers=found['workers'])}"
+
+    return f"{shown(greatest)} (the largest of three, the others: {'; '.join(map(shown, others))})"
