@@ -300,6 +300,7 @@ class Dispatcher:
 
     def _send(self, action: residency.Send, backlog: Backlog) -> None:
         """Make the chunks, commit, and only then send them."""
+        self._note_stay(action, backlog.windows.get(action.worker, Window()))
         for _ in range(action.chunks):
             waiting = backlog.runs.get(action.model_key, {})
             # Runs take turns: who was served least recently comes first.
@@ -309,6 +310,12 @@ class Dispatcher:
                     break
             else:
                 return
+
+    def _note_stay(self, action: residency.Send, window: Window) -> None:
+        """Say so where a worker takes up another model, and for how long."""
+        if action.model_key not in (*self._workers[action.worker].state.resident, *window.chunks):
+            source = self._backlogs.models[action.model_key].source
+            log.info("a worker takes up a model", worker=action.worker, model=source, stay_s=round(action.stay_s, 1))
 
     def _send_chunk(self, run_id: str, action: residency.Send) -> bool:
         with database.session(self._engine) as session:

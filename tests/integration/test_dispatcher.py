@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from orchestrator import residency
 from orchestrator.dispatch.backlog import BacklogReader
@@ -381,6 +382,18 @@ def test_the_plan_is_given_loads_as_measured(driver: Driver, fake: FakeWorker) -
     driver.until(lambda: driver.scalar("SELECT count(*) FROM load") == 2, also=fake.say)
     with driver.session() as session:
         assert CostsReader().read(session, {model.key: model})[model.key].load_s == pytest.approx(3.6)  # a moving mean
+
+
+def test_it_says_which_model_a_worker_takes_up_and_for_how_long(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver, 2)
+    with capture_logs() as logs:
+        chunk = chunk_for(driver, fake)
+        fake.load(chunk.model, chunk_id=chunk.id)
+        submit(driver, 3, prefix="more")
+        chunk_for(driver, fake)
+    (said,) = (line for line in logs if line["event"] == "a worker takes up a model")
+    assert (said["worker"], said["model"]) == ("fake", "stub:one")
+    assert said["stay_s"] == pytest.approx(2 * residency.UNKNOWN.unit_s, rel=0.5)
 
 
 def test_the_plan_foresees_who_is_needed_after_annotation(driver: Driver) -> None:

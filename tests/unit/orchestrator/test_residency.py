@@ -39,6 +39,16 @@ def test_the_window_is_filled_and_no_more() -> None:
     assert plan([queue("a", 1000)], [worker(resident=("a",), out={"a": 2})]) == []
 
 
+def test_a_plan_says_for_how_long_a_worker_stays_with_a_model() -> None:
+    """All that waits and will come, shared with the others that have the model."""
+    costs = Costs(load_s=100.0, prefill_tps=1000.0, decode_tps=1000.0)  # a unit of 1,000 tokens takes a second
+    waiting = queue("a", 300, tokens=300_000, soon=100.0)
+    first, second = plan([waiting], [worker("v", resident=("a",)), worker("w", resident=("a",))], a=costs)
+    (alone,) = plan([waiting], [worker("v")], a=costs)
+    assert all(isinstance(each, Send) for each in (first, second, alone))
+    assert [round(each.stay_s) for each in (alone, first)] == [400, 200]  # type: ignore[union-attr]
+
+
 def test_a_worker_stays_with_its_model_while_that_has_work_however_much_waits_for_another() -> None:
     assert plan([queue("a", 1), queue("b", 5000)], [worker(resident=("a",))]) == [Send(worker="w", model_key="a")]
 
