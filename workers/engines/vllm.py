@@ -23,6 +23,8 @@ CPU_STEP_TOKENS = 192
 second for so many. Whole prompts of a full batch would hold a query up for half a minute."""
 CPU_PREFILL_TOKENS = 64
 """Prompt tokens given to the engine a step while queries are about: prompts are what makes some steps far longer."""
+CPU_STEPS = {"max_num_batched_tokens": CPU_STEP_TOKENS, "long_prefill_token_threshold": CPU_PREFILL_TOKENS}
+"""vLLM's limits of a step on a CPU."""
 
 
 def open_engine(model: Model, settings: WorkerSettings, *, whole: bool = False) -> Engine:
@@ -33,10 +35,7 @@ def open_engine(model: Model, settings: WorkerSettings, *, whole: bool = False) 
         device = device | {"HF_HUB_OFFLINE": "1"}  # nothing is to be fetched, so nothing waits for a network
     options: dict[str, float | str]
     if cpu:
-        options = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
-        options |= {"max_num_batched_tokens": CPU_STEP_TOKENS, "long_prefill_token_threshold": CPU_PREFILL_TOKENS}
-        if model.tensor_parallel == 1:
-            options |= {"distributed_executor_backend": "uni"}
+        options = cpu_options(model, settings)
     else:
         options = {"gpu_memory_utilization": settings.gpu_memory_share / (1 if whole else settings.residents)}
         if settings.sleep_bytes:
@@ -55,3 +54,11 @@ def open_engine(model: Model, settings: WorkerSettings, *, whole: bool = False) 
         stall_s=settings.stall_s,
         load_timeout_s=settings.load_timeout_s,
     )
+
+
+def cpu_options(model: Model, settings: WorkerSettings) -> dict[str, float | str]:
+    """What vLLM is told on a CPU, beside the model and how many requests it takes."""
+    options: dict[str, float | str] = {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_bytes}
+    if model.tensor_parallel == 1:
+        options |= {"distributed_executor_backend": "uni"}
+    return options | CPU_STEPS
