@@ -53,7 +53,9 @@ def test_a_chunk_is_generated_and_a_query_streams_beside_it(worker: WorkerProces
         response_format={"type": "json_schema", "json_schema": {"schema": {"enum": ["red", "blue"]}}},
     )
     odd = sampled(request("odd"), extra={"tools": []})
-    worker.send(chunk(1, SMOLLM2, [*requests, too_long, shaped, odd]))
+    endless = sampled(request("endless", "Say yes."), max_tokens=40, extra={"logit_bias": {"2": -100}})
+    impossible = sampled(request("impossible"), temperature=0.0, extra={"n": 2})
+    worker.send(chunk(1, SMOLLM2, [*requests, too_long, shaped, odd, endless, impossible]))
     until(lambda: worker.loads(), timeout_s=LOAD_S)
     assert worker.loads()[0].error is None
     assert worker.loads()[0].memory_bytes > 300_000_000
@@ -68,7 +70,8 @@ def test_a_chunk_is_generated_and_a_query_streams_beside_it(worker: WorkerProces
     found = worker.finished(1)
     assert all(found[each.id].text and found[each.id].prompt_tokens > 5 for each in requests)
     assert found["shaped"].text.strip() in ('"red"', '"blue"')
-    assert (found["long"].fault, found["odd"].fault) == ("request", "request")
+    assert [found[each].fault for each in ("long", "odd", "impossible")] == ["request"] * 3
+    assert (found["endless"].error, found["endless"].completion_tokens) == (None, 40), "2 ends an answer of this model"
     assert "context" in (found["long"].error or "")
     assert "'tools'" in (found["odd"].error or "")
 

@@ -184,6 +184,7 @@ class VllmEngine:
 
     def _parameters(self, request: Request, stream: bool, room: int) -> Any:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         sampling = request.sampling
@@ -191,7 +192,7 @@ class VllmEngine:
         if unknown:
             raise RequestError(f"a model that is loaded here does not take the parameter {unknown[0]!r}")
         try:
-            return SamplingParams(
+            return SamplingParams.from_optional(  # unlike the class itself, it takes a logit_bias as JSON has it
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=min(sampling.max_tokens, room),
@@ -201,7 +202,7 @@ class VllmEngine:
                 output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
                 **sampling.extra,
             )
-        except (ValueError, TypeError) as error:
+        except (VLLMClientError, ValueError, TypeError) as error:
             raise RequestError(str(error)) from error
 
     async def _adapter(self, request: Request) -> Any:
