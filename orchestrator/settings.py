@@ -58,7 +58,8 @@ class Settings(BaseSettings):
     max_attempts: int = 3
     """Tries that a unit may fail by its own fault before it ends as an error."""
     late_s: float = 900.0
-    """A unit that a worker has held for so long fails as late; its line goes on without it."""
+    """Units fail as late when their worker has finished nothing of their chunk for so long since it began it; their
+    lines go on without them."""
     log_level: str = "INFO"
 
     @property

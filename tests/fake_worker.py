@@ -69,9 +69,10 @@ class FakeWorker:
         ended: Sequence[int] = (),
         loads: Sequence[LoadEvent] = (),
         chunks: Sequence[int] | None = None,
+        begun: Sequence[int] | None = None,
         draining: bool = False,
     ) -> None:
-        """Publish progress. `chunks`: what it claims to hold; by default, what it does."""
+        """Publish progress. `chunks`: what it claims to hold; by default, what it does. `begun`: by default, all."""
         state = WorkerState(
             worker=self.name,
             at=time.time(),
@@ -83,7 +84,14 @@ class FakeWorker:
             draining=draining,
         )
         holds = tuple(chunk.id for chunk in self.held) if chunks is None else tuple(chunks)
-        progress = Progress(state=state, chunks=holds, finished=tuple(finished), ended=tuple(ended), loads=tuple(loads))
+        progress = Progress(
+            state=state,
+            chunks=holds,
+            begun=None if begun is None else tuple(begun),
+            finished=tuple(finished),
+            ended=tuple(ended),
+            loads=tuple(loads),
+        )
         self._redis.xadd(PROGRESS_STREAM, {"progress": progress.model_dump_json()})
 
     def load(self, model: Model, *, chunk_id: int | None = None) -> None:

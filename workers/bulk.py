@@ -136,6 +136,7 @@ class BulkDesk:
             if not await self._is_ours(work):
                 work.task.cancel()
                 return
+            self._reporter.begin(work.chunk.id)
             share = work.running[request.id] = resident.account.begin(load_s=work.load_s)
             engine_id = f"{work.chunk.id}/{request.id}"
             completion = await generation.generate(resident.engine, request, engine_id=engine_id, share=share)

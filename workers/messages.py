@@ -262,6 +262,8 @@ class Progress(Value):
     state: WorkerState
     chunks: tuple[int, ...] = ()
     """Chunks it holds, waiting or running: their leases are renewed."""
+    begun: tuple[int, ...] | None = None
+    """Those of them of which something has entered an engine. None: not told, and taken to be all."""
     finished: tuple[Finished, ...] = ()
     """Completions since the last message."""
     ended: tuple[int, ...] = ()

@@ -30,7 +30,8 @@ class Reporter:
         """`state` tells how the worker is now."""
         self._broker = broker
         self._state = state
-        self._held: dict[int, None] = {}
+        self._held: dict[int, bool] = {}
+        """Chunk -> whether it was begun."""
         self._finished: list[Finished] = []
         self._ended: list[int] = []
         self._loads: list[LoadEvent] = []
@@ -42,8 +43,13 @@ class Reporter:
 
     def hold(self, chunk_id: int) -> None:
         """From now on the chunk is mentioned, so that its lease is renewed."""
-        self._held[chunk_id] = None
+        self._held[chunk_id] = False
         self._news.set()
+
+    def begin(self, chunk_id: int) -> None:
+        """Something of a chunk that is held has entered the engine."""
+        if chunk_id in self._held:
+            self._held[chunk_id] = True
 
     def holds(self, chunk_id: int) -> bool:
         return chunk_id in self._held
@@ -112,6 +118,7 @@ class Reporter:
         return Progress(
             state=self._state(),
             chunks=(*self._held, *self._ended),
+            begun=tuple(chunk_id for chunk_id, is_begun in self._held.items() if is_begun),
             finished=tuple(finished),
             ended=tuple(ended),
             loads=tuple(loads),

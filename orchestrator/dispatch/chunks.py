@@ -33,7 +33,11 @@ _CREATE = sa.text(
 )
 _RENEW = sa.text(
     """
-    UPDATE chunk SET lease_until = now() + make_interval(secs => :lease_s), held = true
+    UPDATE chunk SET lease_until = now() + make_interval(secs => :lease_s), held = true,
+        moved_at = CASE
+            WHEN id = ANY(CAST(:moved AS bigint[])) THEN now()
+            WHEN id = ANY(CAST(:begun AS bigint[])) THEN coalesce(moved_at, now())
+            ELSE moved_at END
     WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'
     """
 )
@@ -43,7 +47,7 @@ _END = sa.text(
 )
 _OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
 _TOO_LONG = sa.text(
-    "SELECT id FROM chunk WHERE state = 'sent' AND held AND sent_at < now() - make_interval(secs => :late_s)"
+    "SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s)"
 )
 _UNITS_OUT = sa.text("SELECT id, instance_id FROM unit WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'")
 _MARK = sa.text("UPDATE chunk SET state = :state WHERE id = ANY(CAST(:ids AS bigint[]))")
@@ -123,10 +127,16 @@ def create(
     return NewChunk(id=rows[0].chunk_id, run_id=run_id, requests=requests)
 
 
-def renew(session: Session, ids: Sequence[int], *, worker: str, lease_s: float) -> None:
-    """Extend the leases of chunks that a worker holds, by the database's clock."""
+def renew(
+    session: Session, ids: Sequence[int], *, begun: Collection[int], moved: Collection[int], worker: str, lease_s: float
+) -> None:
+    """Extend the leases of chunks that a worker holds, by the database's clock.
+
+    Note those it has `begun`, and those that `moved`: it finished units of them.
+    """
     if ids:
-        session.execute(_RENEW, {"ids": list(ids), "worker": worker, "lease_s": lease_s})
+        news = {"ids": list(ids), "begun": list(begun), "moved": list(moved)}
+        session.execute(_RENEW, {**news, "worker": worker, "lease_s": lease_s})
 
 
 def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool, max_attempts: int) -> None:
@@ -165,9 +175,10 @@ def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[
 
 
 def fail_late(session: Session, *, late_s: float) -> list[int]:
-    """Fail the units of chunks that a worker has held for longer than `late_s`; returns those units.
+    """Fail the units of chunks of which nothing was finished for `late_s` since they were begun; returns those units.
 
-    Their instances go on without them.
+    Their instances go on without them. Waiting for a load, or for the chunk before, makes nobody late: loads have a
+    limit of their own, and so has the chunk before.
     """
     ids = [row.id for row in session.execute(_TOO_LONG, {"late_s": late_s})]
     if not ids:

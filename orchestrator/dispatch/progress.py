@@ -94,7 +94,14 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
         _record_load(session, worker, load, faults)
         costs.note_load(session, worker, load)
     costs.note_speeds(session, worker, message.speeds)
-    chunks.renew(session, message.chunks, worker=worker, lease_s=lease_s)
+    chunks.renew(
+        session,
+        message.chunks,
+        begun=message.chunks if message.begun is None else message.begun,
+        moved={each.chunk_id for each in message.finished},
+        worker=worker,
+        lease_s=lease_s,
+    )
     chunks.end(session, message.ended, worker=worker, is_draining=message.state.draining, max_attempts=max_attempts)
     for model_key, reason in faults.items():
         quarantine.model(session, model_key, reason)

@@ -259,6 +259,8 @@ class ChunkRow(SQLModel, table=True):
     """Some progress mentioned it: losing it is the loss of a worker, and not of a message."""
     alone: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
     """It carries one suspect unit and had its worker to itself."""
+    moved_at: dt.datetime | None = _time()
+    """When its worker began it, or last finished a unit of it; None: it waits for its model, or for its turn."""
     lease_until: dt.datetime | None = _time()
     """Renewed by progress that mentions it; past it the chunk is lost and its units are pending again."""
 

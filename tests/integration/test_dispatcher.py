@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from orchestrator import residency
+from orchestrator.dispatch import chunks
 from orchestrator.dispatch.backlog import BacklogReader
 from orchestrator.dispatch.costs import CostsReader
 from orchestrator.pool import pool
@@ -18,7 +19,7 @@ from orchestrator.runs import runs
 from orchestrator.settings import Settings
 from tests import seeds
 from tests.driving import Driver
-from tests.fake_worker import FakeWorker
+from tests.fake_worker import FakeWorker, right_answer
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
@@ -26,6 +27,7 @@ from workers.messages import (
     Chunk,
     Completion,
     Demand,
+    Finished,
     LoadEvent,
     Model,
     Request,
@@ -218,10 +220,43 @@ def test_a_unit_that_takes_too_long_is_late_and_its_line_goes_on(
     chunk = chunk_for(driver, fake)
     fake.say()
     driver.step()
-    driver.scalar("UPDATE chunk SET sent_at = now() - interval '2 minutes' RETURNING 1")
+    driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
     driver.until(lambda: driver.is_done(run), also=fake.say)
     assert "no answer within 60 s" in str(driver.scalar("SELECT error FROM instance"))
     driver.until(lambda: client.sismember(CANCELLED_KEY, chunk.requests[0].id), also=fake.say)
+
+
+def test_a_chunk_that_its_worker_has_not_begun_is_not_late(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver, 1)
+    chunk = chunk_for(driver, fake)
+    fake.say(begun=[])
+    driver.step()
+    driver.scalar("UPDATE chunk SET sent_at = now() - interval '2 hours' RETURNING 1")
+    assert late(driver) == 0
+    fake.say(begun=[chunk.id])
+    driver.step()
+    assert late(driver) == 0  # its time counts from now
+    driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
+    assert late(driver) == 1
+
+
+def test_a_chunk_of_which_units_are_finished_is_not_late(driver: Driver, fake: FakeWorker) -> None:
+    submit(driver, 2)
+    chunk = chunk_for(driver, fake)
+    fake.say()
+    driver.step()
+    driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
+    fake.say(finished=[Finished(chunk_id=chunk.id, completion=right_answer(chunk.requests[0]))])
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'"))
+    assert late(driver) == 0
+    driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
+    assert late(driver) == 1
+
+
+def late(driver: Driver) -> int:
+    """How many units the dispatcher fails as late now."""
+    with driver.session() as session:
+        return len(chunks.fail_late(session, late_s=driver.settings.late_s))
 
 
 def test_runs_take_turns_at_a_model(driver: Driver, redis_url: str) -> None:

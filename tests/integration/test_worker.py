@@ -210,6 +210,18 @@ def test_held_chunks_are_mentioned_every_second(worker: WorkerProcess, number: i
     worker.wait_ended(number)
 
 
+def test_a_chunk_is_begun_once_something_of_it_is_in_the_engine(own_worker: WorkerProcess) -> None:
+    """Not while it waits for its model, nor for the chunk before it."""
+    model = Model(source="stub:one?load_s=1.5")
+    own_worker.send(chunk(1, model, [request("u1", "[stub:hang]"), request("u2", "[stub:hang]")], run_id="r1"))
+    own_worker.send(chunk(2, model, [request("u3")], run_id="r2"))
+    until(lambda: own_worker.progress()[-1].chunks == (1, 2))
+    assert own_worker.progress()[-1].begun == ()
+    until(lambda: own_worker.progress()[-1].begun == (1,))
+    own_worker.redis.sadd(messages.CANCELLED_KEY, "run:r1")
+    own_worker.wait_ended(1, 2)
+
+
 def test_a_second_worker_of_the_same_name_is_refused(own_worker: WorkerProcess, redis_url: str, tmp_path: Path) -> None:
     again = subprocess.run(
         [sys.executable, "-m", "workers", "--name", own_worker.name],

@@ -40,6 +40,17 @@ async def test_news_is_told_once() -> None:
     assert listener.heard[-1].chunks == (1,)
 
 
+async def test_chunks_that_were_begun_are_told_from_those_that_wait() -> None:
+    listener = Listener()
+    reporter = Reporter(listener, state)
+    for chunk_id in (1, 2):
+        reporter.hold(chunk_id)
+    reporter.begin(1)
+    reporter.begin(3)  # not held (any more)
+    await reporter.flush()
+    assert (listener.heard[-1].chunks, listener.heard[-1].begun) == ((1, 2), (1,))
+
+
 async def test_news_waits_for_a_broker_that_is_away() -> None:
     listener = Listener()
     reporter = Reporter(listener, state)
