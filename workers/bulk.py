@@ -35,7 +35,7 @@ class _Work:
     running: dict[str, Share] = field(default_factory=dict)
     """Request id -> what it is charged, of those that are or were in the engine."""
     load_s: float = 0.0
-    """Each unit's part of the load that this chunk was the first to use."""
+    """The part of the load that this chunk was the first to use, for each unit that was not cancelled before it."""
     cancelled: set[str] = field(default_factory=set)
     """Request ids that a user cancelled."""
     holder: str
@@ -122,10 +122,10 @@ class BulkDesk:
     async def _generate(self, work: _Work) -> None:
         chunk = work.chunk
         async with self._residency.use(chunk.model, online=False, chunk_id=chunk.id) as resident:
-            work.load_s = resident.account.pay_load() / len(chunk.requests) if chunk.requests else 0.0
-            for request in chunk.requests:
-                if request.id not in work.cancelled:
-                    work.units[request.id] = asyncio.create_task(self._unit(work, resident, request))
+            wanted = [request for request in chunk.requests if request.id not in work.cancelled]
+            work.load_s = resident.account.pay_load() / len(wanted) if wanted else 0.0
+            for request in wanted:
+                work.units[request.id] = asyncio.create_task(self._unit(work, resident, request))
             try:
                 await asyncio.gather(*work.units.values(), return_exceptions=True)
             finally:
@@ -163,9 +163,9 @@ class BulkDesk:
             unit = work.units.get(request_id)
             if request_id not in work.cancelled and (unit is None or unit.cancel()):
                 work.cancelled.add(request_id)
-                self._reporter.finish(
-                    work.chunk.id, generation.aborted(request_id, "cancelled", work.running.get(request_id))
-                )
+                share = work.running.get(request_id)
+                aborted = generation.aborted(request_id, "cancelled", share, load_s=work.load_s)
+                self._reporter.finish(work.chunk.id, aborted)
             if not work.units and len(work.cancelled) == len(work.chunk.requests):
                 work.task.cancel()  # nobody is left who would need the model
 

@@ -75,7 +75,10 @@ def failed(request_id: str, error: GenerationError) -> Completion:
     return Completion(id=request_id, finish_reason="error", error=clean(str(error)), fault=error.fault)
 
 
-def aborted(request_id: str, why: str, share: Share | None = None) -> Completion:
-    """The completion of a request that nobody wants any more; `share`: what it is charged, if it was in the engine."""
-    charge = {} if share is None else share.as_fields()
+def aborted(request_id: str, why: str, share: Share | None = None, *, load_s: float = 0.0) -> Completion:
+    """The completion of a request that nobody wants any more; `share`: what it is charged, if it was in the engine.
+
+    `load_s`: its part of a load, if it was not.
+    """
+    charge = {"load_s": round(load_s, 6)} if share is None else share.as_fields()
     return Completion(id=request_id, finish_reason="abort", error=why).model_copy(update=charge)

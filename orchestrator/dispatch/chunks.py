@@ -46,9 +46,7 @@ _END = sa.text(
     " RETURNING id, alone"
 )
 _OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
-_TOO_LONG = sa.text(
-    "SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s)"
-)
+_TOO_LONG = sa.text("SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s)")
 _UNITS_OUT = sa.text("SELECT id, instance_id FROM unit WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'")
 _MARK = sa.text("UPDATE chunk SET state = :state WHERE id = ANY(CAST(:ids AS bigint[]))")
 _GIVE_BACK = sa.text(

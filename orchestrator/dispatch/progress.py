@@ -1,6 +1,6 @@
 """What a worker's progress message changes: units finished, leases renewed, loads recorded. One transaction each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -43,6 +43,17 @@ _FINISH = sa.text(
     RETURNING unit.id, unit.instance_id, unit.model_key, news.outcome
     """
 )
+_CHARGE = sa.text(
+    """
+    UPDATE unit SET
+        device_s = device_s + coalesce((told.completion->>'device_s')::float, 0),
+        load_s = load_s + coalesce((told.completion->>'load_s')::float, 0)
+    FROM jsonb_to_recordset(CAST(:news AS jsonb)) AS told(id bigint, chunk_id bigint, completion jsonb)
+    WHERE unit.id = told.id AND unit.chunk_id = told.chunk_id AND unit.state = 'failed'
+      AND unit.completion->>'device_s' IS NULL
+    """
+)
+"""Of units called off, or late, while they were out: their completions are ours, and say nothing of what they took."""
 _LOADED = sa.text(
     """
     INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error, woken, failed_wake)
@@ -117,8 +128,10 @@ def _finish(session: Session, finished: Sequence[Finished], max_attempts: int, f
         return 0
     ids = [unit_id for unit_id, _ in known]
     instances.lock_of_units(session, ids)
-    news = ",".join(_news(unit_id, each) for unit_id, each in known)
-    rows = session.execute(_FINISH, {"news": f"[{news}]", "max_attempts": max_attempts}).all()
+    news = {unit_id: _news(unit_id, each) for unit_id, each in known}
+    rows = session.execute(_FINISH, {"news": _list(news.values()), "max_attempts": max_attempts}).all()
+    if refused := news.keys() - {row.id for row in rows}:
+        session.execute(_CHARGE, {"news": _list(news[unit_id] for unit_id in refused)})
     reasons = {unit_id: each.completion.error for unit_id, each in known if each.completion.fault == "model"}
     for row in rows:
         if row.id in reasons:
@@ -143,6 +156,10 @@ def _news(unit_id: int, finished: Finished) -> str:
     completion = finished.completion.model_dump_json(exclude={"id"}).replace("\\u0000", "")
     outcome = _outcome(finished.completion)
     return f'{{"id":{unit_id},"chunk_id":{finished.chunk_id},"outcome":"{outcome}","completion":{completion}}}'
+
+
+def _list(news: Iterable[str]) -> str:
+    return f"[{','.join(news)}]"
 
 
 def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[str, str]) -> None:

@@ -257,15 +257,16 @@ class Decider:
             *(self._sample(query, annotator, number, until) for number in range(annotate.SAMPLES))
         )
         completions = [sample for sample in samples if sample is not None]
+        named = [annotate.parse(completion.text) for completion in completions if not completion.error]
         usage = Usage.of(*completions)
         asked = tuple((annotator.name, completion) for completion in completions)
-        skills = tuple(annotate.vote([annotate.parse(completion.text) for completion in completions]))
+        skills = tuple(annotate.vote(named))
         if not skills:
             return Annotated(note=annotation.NONE_SURVIVED, usage=usage, asked=asked)
         return Annotated(skills=skills, method="llm", usage=usage, asked=asked)
 
     async def _sample(self, query: Query, annotator: Expert, number: int, deadline_s: float) -> Completion | None:
-        """One sample of the skills; None if it failed or is late: the votes of the others count."""
+        """One sample of the skills: an error, or None, if it failed or is late. Then the votes of the others count."""
         request = Request(
             id=f"{query.id}.annotate.{number}",
             messages=tuple(ChatMessage(**message) for message in annotate.messages(query.question.text)),
@@ -274,10 +275,9 @@ class Decider:
         stream = self._transport.stream(request, annotator.model, deadline_s=deadline_s)
         async with contextlib.aclosing(stream) as deltas:
             try:
-                completion = await transport.completed(deltas)
-            except (transport.Late, transport.WorkerLost, transport.NoWorker):
-                return None
-        return None if completion.error else completion
+                return await transport.completed(deltas)
+            except (transport.Late, transport.WorkerLost, transport.NoWorker) as trouble:
+                return trouble.spent
 
 
 def most_competent(pool: Pool) -> Expert:

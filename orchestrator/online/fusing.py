@@ -14,7 +14,7 @@ from orchestrator.fusion.choosing import Choice
 from orchestrator.fusion.fusion import Fused
 from orchestrator.online.generating import Asking, Generation, ended, failed
 from orchestrator.online.query import Event, Piece, Stage, Usage
-from orchestrator.online.transport import TROUBLE, WorkerLost
+from orchestrator.online.transport import Trouble, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.values import Answered
@@ -113,7 +113,7 @@ class Fusing:
                     if is_live and (piece := visible.feed(delta.text)):
                         self._shown += piece
                         yield Piece(text=piece)
-        except TROUBLE as error:
+        except Trouble as error:
             completion = failed(request.id, error)
         if completion.error:
             self.notes.append(f"aggregator {aggregator.name}: {completion.error}")

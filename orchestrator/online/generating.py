@@ -15,7 +15,7 @@ from orchestrator.answers import grading
 from orchestrator.fusion import fusion
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import EXPERTS_SHARE, Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
-from orchestrator.online.transport import TROUBLE, Late, NoBroker, NoWorker, Transport, WorkerLost
+from orchestrator.online.transport import Late, NoBroker, NoWorker, Transport, Trouble, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.costs import Limits
@@ -184,7 +184,7 @@ class Generation:
                 async for delta in deltas:
                     completion = ended(delta.completion) if delta.completion is not None else completion
                     yield delta
-        except TROUBLE as error:
+        except Trouble as error:
             completion, trouble = failed(request.id, error), error
         seconds = time.monotonic() - begun
         answered = await anyio.to_thread.run_sync(
@@ -250,9 +250,12 @@ def _read(expert: str, completion: Completion, query: Query, late: bool) -> Answ
     )
 
 
-def failed(request_id: str, error: Exception) -> Completion:
-    """The completion of a generation that met with trouble."""
-    return Completion(id=request_id, finish_reason="error", error=str(error), fault="engine")
+def failed(request_id: str, error: Trouble) -> Completion:
+    """The completion of a generation that met with trouble, charged what it took all the same."""
+    device_s, load_s = (0.0, 0.0) if error.spent is None else (error.spent.device_s, error.spent.load_s)
+    return Completion(
+        id=request_id, finish_reason="error", error=str(error), fault="engine", device_s=device_s, load_s=load_s
+    )
 
 
 def ended(completion: Completion) -> Completion:

@@ -44,7 +44,7 @@ async def answer(
 async def answer_from(
     query: Query, expert: Expert, transport: Transport, *, deadline_s: float
 ) -> AsyncGenerator[Event, None]:
-    """One expert's own answer, streamed as it comes. Raises `QueryFailed`, `QueryRefused` or `transport.TROUBLE`."""
+    """One expert's own answer, streamed as it comes. Raises `QueryFailed`, `QueryRefused` or `transport.Trouble`."""
     request = Request(
         id=query.id,
         messages=prompts.expert_messages(expert.system_prompt, query.conversation),

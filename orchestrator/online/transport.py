@@ -46,6 +46,7 @@ SEND_S = 15.0
 CANCELLED_KEPT_S = 30.0
 """A cancelled id is forgotten after so long: workers look every second."""
 DEADLINE_SLACK_S = 0.25
+"""How far apart the worker's end at the deadline and ours may be."""
 IN_VAIN = "it did not answer in time"
 LOAD_SHOWN_S = 3.0
 """A load that is done shows in a worker's state within this time; a demand that is gone without it has failed."""
@@ -57,7 +58,14 @@ CONNECTIONS_MAX = 1024
 log = structlog.get_logger(__name__)
 
 
-class NoWorker(RuntimeError):
+class Trouble(RuntimeError):
+    """All that a transport raises: what one generation can meet with, and a query survives while others answer."""
+
+    spent: Completion | None = None
+    """What tries that came to nothing were charged, as far as they told."""
+
+
+class NoWorker(Trouble):
     """No worker is alive that could run this model."""
 
     def __init__(self, model: Model) -> None:
@@ -68,24 +76,24 @@ class NoWorker(RuntimeError):
         )
 
 
-class NoBroker(RuntimeError):
+class NoBroker(Trouble):
     """The broker cannot be reached."""
 
 
-class Late(RuntimeError):
+class Late(Trouble):
     """The answer, or the model's load before it, would come after the deadline."""
 
+    def __init__(self, message: str, spent: Completion | None = None) -> None:
+        super().__init__(message)
+        self.spent = spent
 
-class LoadFailed(RuntimeError):
+
+class LoadFailed(Trouble):
     """The model's weights could not be loaded."""
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(Trouble):
     """The worker died, or fell silent, while it was answering."""
-
-
-TROUBLE = (NoWorker, NoBroker, Late, LoadFailed, WorkerLost)
-"""All that a transport raises: what one generation can meet with, and a query survives while others answer."""
 
 
 class Transport(Protocol):
@@ -95,7 +103,7 @@ class Transport(Protocol):
         """Deltas of one generation; the last carries its completion.
 
         `deadline_s` is Unix time. Closing the generator early cancels the request.
-        Raises one of `TROUBLE`.
+        Raises `Trouble`, of one of its kinds.
         """
         ...
 
@@ -168,10 +176,10 @@ class BrokerTransport:
         avoid: set[str] = set()
         lost: Completion | None = None
         for attempt in range(1, SENDS_MAX + 1):
-            worker = await self._worker_for(model, deadline_s, avoid)
             attempt_id = request.id if attempt == 1 else f"{request.id}.{attempt}"
-            begun = False
+            begun, worker = False, ""
             try:
+                worker = await self._worker_for(model, deadline_s, avoid)
                 sent = request.model_copy(update={"id": attempt_id})
                 async with contextlib.aclosing(self._exchange(sent, model, worker, deadline_s)) as deltas:
                     async for delta in deltas:
@@ -180,11 +188,14 @@ class BrokerTransport:
                             lost = delta.completion
                             break
                         begun = True
-                        yield delta if lost is None else _with_charges_of(lost, delta)
+                        if delta.completion is not None:
+                            delta = delta.model_copy(update={"completion": _with_charges_of(lost, delta.completion)})
+                        yield delta
                     else:
                         return
-            except WorkerLost:
-                if begun or attempt == SENDS_MAX:
+            except Trouble as trouble:
+                if begun or attempt == SENDS_MAX or not isinstance(trouble, WorkerLost):
+                    trouble.spent = lost if trouble.spent is None else _with_charges_of(lost, trouble.spent)
                     raise
                 log.warning("worker lost before its first word; asking another", worker=worker, request=request.id)
                 avoid.add(worker)
@@ -245,7 +256,8 @@ class BrokerTransport:
 
     async def _replies(self, request_id: str, worker: str, deadline_s: float) -> AsyncIterator[Delta]:
         stream, position = reply_stream(request_id), "0"
-        while (left_s := deadline_s - time.time()) > 0:
+        # A moment more than there is: the worker gives up at the deadline, and tells what it charges.
+        while (left_s := deadline_s + DEADLINE_SLACK_S - time.time()) > 0:
             block_ms = max(1, int(min(left_s, READ_BLOCK_S) * 1000))
             async with _reaching_broker(block_ms / 1000 + ANSWER_S):
                 entries = await self._redis.xread({stream: position}, block=block_ms, count=256)
@@ -253,7 +265,7 @@ class BrokerTransport:
                 position = entry_id
                 delta = Delta.model_validate_json(fields["delta"])
                 if _was_late(delta, deadline_s):
-                    raise Late(IN_VAIN)
+                    raise Late(IN_VAIN, delta.completion)
                 yield delta
             if not entries and not await self._lives(worker):
                 raise WorkerLost(f"worker {worker} was lost while it was answering")
@@ -297,12 +309,12 @@ async def _reaching_broker(bound_s: float = ANSWER_S) -> AsyncIterator[None]:
         ) from error
 
 
-def _with_charges_of(lost: Completion, delta: Delta) -> Delta:
+def _with_charges_of(lost: Completion | None, completion: Completion) -> Completion:
     """The query pays for the try that was lost, too."""
-    if (completion := delta.completion) is None:
-        return delta
+    if lost is None:
+        return completion
     charged = {"device_s": completion.device_s + lost.device_s, "load_s": completion.load_s + lost.load_s}
-    return delta.model_copy(update={"completion": completion.model_copy(update=charged)})
+    return completion.model_copy(update=charged)
 
 
 def _engine_failed(delta: Delta) -> bool:

@@ -107,6 +107,28 @@ def test_speeds_are_kept_in_the_database(engine: sa.Engine, settings: Settings, 
         assert until(known) == pytest.approx(50, rel=0.5)
 
 
+def test_late_experts_and_samples_of_an_annotator_are_charged(
+    engine: sa.Engine, settings: Settings, redis_url: str, tmp_path: Path
+) -> None:
+    """Two experts on one worker; the first, which annotates, is too slow for anything."""
+    sources = {"ada": "stub:slow?latency_s=100", "bob": QUICK}
+    asked = body(k=2, fusion="vote", budget={"seconds": 3})
+    with (
+        api(engine, settings, sources, annotation="llm") as client,
+        WorkerProcess(redis_url, tmp_path / "w", "--residents", "2") as worker,
+    ):
+        for source in sources.values():
+            worker.send(Load(model=_model(source)))
+        until(lambda: (state := worker.state()) is not None and len(state.resident) == 2)
+        muster = client.post("/v1/chat/completions", json=asked).raise_for_status().json()["muster"]
+    late = next(each for each in muster["answers"] if each["expert"] == "ada")
+    assert late["finish_reason"] == "late"
+    assert late["device_s"] > 0.5  # alone in the engine for the rest of the query
+    assert "own embedding" in muster["note"]
+    # Five samples share the 1.2 s of the annotation.
+    assert muster["charges"]["per_expert"]["ada"]["device_s"] - late["device_s"] > 0.5
+
+
 def test_a_demanded_load_that_fails_quarantines_the_model_and_the_query_goes_on(
     engine: sa.Engine, settings: Settings, redis_url: str, tmp_path: Path
 ) -> None:

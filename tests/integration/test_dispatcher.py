@@ -259,6 +259,32 @@ def late(driver: Driver) -> int:
         return len(chunks.fail_late(session, late_s=driver.settings.late_s))
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "late"])
+def test_what_units_took_that_were_called_off_is_charged(driver: Driver, fake: FakeWorker, ends: str) -> None:
+    """They have failed already when their worker tells; charges change, and nothing else does."""
+    run = submit(driver, 2)
+    chunk = chunk_for(driver, fake)
+    fake.say()
+    driver.step()
+    if ends == "late":
+        driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
+        assert late(driver) == 2
+    else:
+        with driver.session() as session:
+            runs.cancel(session, run)
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'failed'") == 2)
+    before = driver.scalar("SELECT min(completion::text) FROM unit")
+
+    def abort(request: Request) -> Completion:
+        return Completion(id=request.id, finish_reason="abort", error="cancelled", device_s=1.5, load_s=0.5)
+
+    fake.finish(chunk, abort)
+    driver.until(lambda: driver.scalar("SELECT sum(device_s) FROM unit") == 3.0)
+    assert driver.scalar("SELECT sum(load_s) FROM unit") == 1.0
+    assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'failed'") == 2
+    assert driver.scalar("SELECT max(completion::text) FROM unit") == before
+
+
 def test_runs_take_turns_at_a_model(driver: Driver, redis_url: str) -> None:
     first, second = submit(driver, 200, prefix="a"), submit(driver, 200, prefix="b")
     driver.until(lambda: driver.scalar("SELECT count(*) FROM unit") == 400)

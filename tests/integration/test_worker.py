@@ -286,6 +286,19 @@ def test_the_charges_of_requests_add_up_to_the_workers_busy_time(own_worker: Wor
     assert sum(each.load_s for each in completions) == pytest.approx(sum(loads), abs=1e-4)
 
 
+def test_a_load_is_charged_whole_although_units_are_cancelled(own_worker: WorkerProcess) -> None:
+    """One before the load, one while it waits for a place in the engine, two in it."""
+    model = Model(source="stub:one?load_s=0.5")
+    own_worker.redis.sadd(messages.CANCELLED_KEY, "u3")
+    own_worker.send(chunk(1, model, [request(f"u{i}", "[stub:hang]") for i in range(4)], run_id="r1"))
+    until(lambda: own_worker.progress()[-1].begun == (1,))
+    own_worker.redis.sadd(messages.CANCELLED_KEY, "run:r1")
+    own_worker.wait_ended(1)
+    charged = {name: each.load_s for name, each in own_worker.finished(1).items()}
+    (load,) = own_worker.loads()
+    assert charged == {"u3": 0.0} | {f"u{i}": pytest.approx(load.seconds / 3, abs=1e-5) for i in range(3)}
+
+
 def test_speeds_are_measured_from_the_work_itself(worker: WorkerProcess, number: int) -> None:
     model = stub(number, "tokens_per_s=20")
     worker.send(

@@ -10,7 +10,7 @@ from orchestrator.fusion.synthesis import Trial
 from orchestrator.online import online
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import Answer, Budget, Event, Options, Piece, QueryFailed, QueryRefused, Stage
-from orchestrator.online.transport import NoWorker, WorkerLost
+from orchestrator.online.transport import Late, NoWorker, WorkerLost
 from tests.unit.orchestrator import scripted
 from tests.unit.orchestrator.scripted import ScriptedTransport, decision, query, recruit
 from workers.messages import Completion
@@ -82,6 +82,14 @@ async def test_a_late_expert_is_not_waited_for() -> None:
     assert answer.explanation is not None
     assert answer.explanation["answers"][0]["finish_reason"] == "late"
     assert transport.cancelled == ["q.a"]
+
+
+async def test_what_a_late_expert_took_is_charged_all_the_same() -> None:
+    late = Late("it did not answer in time", Completion(id="x", finish_reason="abort", device_s=1.5, load_s=0.5))
+    transport = ScriptedTransport({"a": late, "b": "(B)", "c": "(B)"})
+    answer = _answer(await _events(transport))
+    assert answer.charges["per_expert"]["a"] == {"device_s": 1.5, "load_s": 0.5}
+    assert answer.charges["device_s"] == 1.5
 
 
 async def test_nobody_answering_in_time_is_told_as_late() -> None:
