@@ -210,9 +210,9 @@ class MeasuredSpeed(Value):
 
     model_key: str
     prefill_tps: float
-    """Prompt tokens per second of device time."""
+    """Prompt tokens per second of device time, in a full batch; 0: there was none yet."""
     decode_tps: float
-    """Completion tokens per second of device time, of all requests in the engine together."""
+    """Completion tokens per second of device time, of all requests of a full batch together; 0: there was none yet."""
     answer_tps: float
     """Completion tokens per second of one answer, beside the others; 0: not known yet."""
     query_tps: float = 0.0

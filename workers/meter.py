@@ -12,12 +12,15 @@ class Meter:
     an engine's step computes one piece of each. So the charges add up to the time in which anything was in an engine.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, full: int = 1) -> None:
+        """`full`: so many requests of one model at once show how fast it is in a full batch."""
         self._clock = clock
+        self.full = full
         self._at = clock()
         self._each_s = 0.0
         self._running: Counter[str] = Counter()
         self._busy_s: defaultdict[str, float] = defaultdict(float)
+        self._full_s: defaultdict[str, float] = defaultdict(float)
 
     def begin(self, model_key: str) -> float:
         """A request enters an engine; returns the mark that `end` and `so_far` want."""
@@ -41,6 +44,11 @@ class Meter:
         self._advance()
         return sum(self._busy_s.values()) if model_key is None else self._busy_s[model_key]
 
+    def full_s(self, model_key: str) -> float:
+        """Of a model's `busy_s`, what was charged while at least `full` of its requests were in."""
+        self._advance()
+        return self._full_s[model_key]
+
     def _advance(self) -> None:
         now = self._clock()
         if (count := self._running.total()) > 0:
@@ -48,6 +56,8 @@ class Meter:
             self._each_s += each_s
             for model_key, running in self._running.items():
                 self._busy_s[model_key] += each_s * running
+                if running >= self.full:
+                    self._full_s[model_key] += each_s * running
         self._at = now
 
 
@@ -65,6 +75,11 @@ class Account:
     def busy_s(self) -> float:
         """Seconds of the meter that went to this model."""
         return self._meter.busy_s(self._model_key)
+
+    @property
+    def full_s(self) -> float:
+        """Of these, in a batch that was full enough to tell its speed."""
+        return self._meter.full_s(self._model_key)
 
     def owe(self, load_s: float) -> None:
         """The model was loaded, or woken: whoever uses it first pays."""

@@ -22,18 +22,29 @@ log = logging.getLogger(__name__)
 class Prefetcher:
     """One model at a time, each once until another was prefetched. Nothing that goes wrong here stops anything."""
 
-    def __init__(self, data_dir: Path, available_bytes: Callable[[], int] = host_available_bytes) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        is_at_hand: Callable[[str], bool] = lambda key: False,
+        available_bytes: Callable[[], int] = host_available_bytes,
+    ) -> None:
+        """`is_at_hand`: whether the model of this key is resident, or asleep, and its weights need not be read."""
         self._data_dir = data_dir
+        self._is_at_hand = is_at_hand
         self._available_bytes = available_bytes
         self._last: str | None = None
+        self._next: Model | None = None
+        """The latest that was asked for while another is read: who asked does not ask again."""
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, model: Model) -> None:
-        """Begin to get the weights ready, and return at once."""
-        if model.engine != "vllm" or self._last == model.key or (self._task is not None and not self._task.done()):
+        """Begin to get the weights ready, or keep that for later, and return at once."""
+        if model.engine != "vllm" or self._last == model.key or self._is_at_hand(model.key):
             return
-        self._last = model.key
-        self._task = asyncio.create_task(self._run(model))
+        self._next = model
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
         """Wait no longer (a thread that reads comes to its end by itself)."""
@@ -41,7 +52,14 @@ class Prefetcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, model: Model) -> None:
+    async def _run(self) -> None:
+        while (model := self._next) is not None:
+            self._next = None
+            if not self._is_at_hand(model.key):
+                self._last = model.key
+                await self._fetch(model)
+
+    async def _fetch(self, model: Model) -> None:
         began = time.monotonic()
         try:
             count = await asyncio.to_thread(self._read, model)

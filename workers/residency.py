@@ -107,6 +107,10 @@ class Residency:
     def asleep_keys(self) -> tuple[str, ...]:
         return self._loader.asleep_keys
 
+    def is_at_hand(self, model_key: str) -> bool:
+        """Whether the model is on the device, on its way there, or asleep: nobody need read its weights ahead."""
+        return model_key in self._residents or model_key in self._loading or model_key in self.asleep_keys
+
     @property
     def whole_keys(self) -> tuple[str, ...]:
         """Models that could not be loaded into one place of several, and get the whole device."""
@@ -156,7 +160,7 @@ class Residency:
         """The speeds of models that worked since the last time."""
         found = {}
         for key, resident in self._residents.items():
-            if resident.speeds.at(*resident.engine.computed, resident.account.busy_s):
+            if resident.speeds.at(*resident.engine.computed, resident.account.busy_s, resident.account.full_s):
                 speed = resident.speeds.speed
                 if speed is not None:
                     found[key] = MeasuredSpeed(model_key=key, **dataclasses.asdict(speed))
@@ -195,10 +199,8 @@ class Residency:
             self._loading[key] = asyncio.create_task(self._load(first.model, first.chunk_id, evictions))
         if decision.load:
             self._on_change()
-        at_hand = {*self._residents, *self._loading, *self.asleep_keys}
-        if (
-            far := next((wait.model for wait in self._waiting if wait.ticket.model_key not in at_hand), None)
-        ) is not None:
+        far = next((wait.model for wait in self._waiting if not self.is_at_hand(wait.ticket.model_key)), None)
+        if far is not None:
             self._on_wait(far)
 
     def _admit(self, wait: _Wait) -> None:
@@ -259,9 +261,9 @@ class Residency:
 
     def _resident(self, loaded: Loaded) -> Resident:
         key, has_device = loaded.model.key, loaded.model.engine != "remote"
-        account = Account(self._meter if has_device else Meter(), key, has_device=has_device)
+        account = Account(self._meter if has_device else Meter(full=self._meter.full), key, has_device=has_device)
         speeds = self._speeds.setdefault(key, Speeds())
-        speeds.begin(*loaded.engine.computed, account.busy_s)
+        speeds.begin(*loaded.engine.computed, account.busy_s, account.full_s)
         return Resident(loaded=loaded, admission=self._new_admission(), account=account, speeds=speeds)
 
     def _refuse(self, waiting: list[_Wait], failure: GenerationError) -> None:

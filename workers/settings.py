@@ -12,6 +12,8 @@ CPU_SEQUENCES = 32
 CUDA_SEQUENCES = 256
 REMOTE_SEQUENCES = 32
 """Bulk requests open at once to one remote server."""
+FULL_SEQUENCES = 8
+"""Requests of one model in an engine whose speed is taken for a full batch's: more tell it better, and weigh more."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DEVICE = re.compile(r"none|cpu|cuda:\d+(,\d+)*")
 
@@ -63,6 +65,11 @@ class WorkerSettings:
         if not self.has_device:
             return REMOTE_SEQUENCES
         return CPU_SEQUENCES if self.device == "cpu" else CUDA_SEQUENCES
+
+    @property
+    def full_sequences(self) -> int:
+        """Requests of one model in an engine from which its speed in a full batch is measured."""
+        return min(FULL_SEQUENCES, -(-self.sequences // 2))
 
     @property
     def bulk_limit_beside_online(self) -> int:

@@ -42,8 +42,8 @@ class Worker:
         self._cancels = Cancels(self._broker)
         self._replies = Replies(self._broker)
         self._reporter = Reporter(self._broker, self.state)
-        self._meter = Meter()
-        self._prefetcher = Prefetcher(settings.data_dir)
+        self._meter = Meter(full=settings.full_sequences)
+        self._prefetcher = Prefetcher(settings.data_dir, is_at_hand=lambda key: self._residency.is_at_hand(key))
         self._residency = Residency(
             loader=Loader(
                 lambda model, whole: catalogue.open_engine(model, settings, whole=whole),

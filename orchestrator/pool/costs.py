@@ -29,7 +29,8 @@ _MEASURED = sa.text(
     INSERT INTO model_cost AS old (worker, model_key, prefill_tps, decode_tps, answer_tps, query_tps)
     VALUES (:worker, :model_key, :prefill_tps, :decode_tps, :answer_tps, :query_tps)
     ON CONFLICT (model_key, worker) DO UPDATE SET
-        prefill_tps = excluded.prefill_tps, decode_tps = excluded.decode_tps,
+        prefill_tps = coalesce(excluded.prefill_tps, old.prefill_tps),
+        decode_tps = coalesce(excluded.decode_tps, old.decode_tps),
         answer_tps = coalesce(excluded.answer_tps, old.answer_tps),
         query_tps = coalesce(excluded.query_tps, old.query_tps), updated_at = now()
     """
@@ -55,9 +56,9 @@ class ModelCost:
     memory_bytes: int | None = None
     """On the device; on a CPU, of the engine's processes."""
     prefill_tps: float | None = None
-    """Prompt tokens per second of device time."""
+    """Prompt tokens per second of device time, in a full batch."""
     decode_tps: float | None = None
-    """Completion tokens per second of device time, of all requests in the engine together."""
+    """Completion tokens per second of device time, of all requests of a full batch together."""
     answer_tps: float | None = None
     """Completion tokens per second of one answer, beside the others that were in the engine."""
     query_tps: float | None = None
@@ -87,9 +88,9 @@ def note_load(session: Session, worker: str, load: LoadEvent) -> None:
 
 
 def note_speeds(session: Session, worker: str, speeds: Sequence[MeasuredSpeed]) -> None:
-    """Take a worker's speeds as it tells them."""
+    """Take a worker's speeds as it tells them; one that it does not know yet changes nothing."""
     for speed in speeds:
-        values = speed.model_dump() | {"answer_tps": speed.answer_tps or None, "query_tps": speed.query_tps or None}
+        values = {name: value or None for name, value in speed.model_dump().items()}
         session.execute(_MEASURED, {"worker": worker, **values})
 
 

@@ -179,6 +179,8 @@ def test_costs_move_with_what_workers_measure(engine: sa.Engine) -> None:
         costs.note_load(session, "w1", event(99.0, failed_wake="canary"))
         speed = messages.MeasuredSpeed(model_key="m", prefill_tps=4000.0, decode_tps=200.0, answer_tps=0.0)
         costs.note_speeds(session, "w1", [speed])
+        unknown = messages.MeasuredSpeed(model_key="m", prefill_tps=0.0, decode_tps=0.0, answer_tps=0.0)
+        costs.note_speeds(session, "w1", [unknown])
         known = costs.costs(session)["m"]
     # Of w1 13.0 after 20.0, of w2 10.0.
     assert known == costs.ModelCost(load_s=11.5, wake_s=1.0, memory_bytes=100, prefill_tps=4000.0, decode_tps=200.0)

@@ -32,6 +32,19 @@ def test_each_moment_is_divided_evenly_and_the_charges_add_up_to_the_busy_time()
     assert [one.busy_s, other.busy_s] == [pytest.approx(4.0), pytest.approx(3.0)]
 
 
+def test_time_in_a_full_batch_is_told_apart() -> None:
+    clock = Clock()
+    meter = Meter(clock, full=2)
+    one, other = Account(meter, "one"), Account(meter, "other")
+    for seconds, account in ((1.0, one), (2.0, other), (4.0, one)):
+        account.begin()
+        clock.now += seconds
+    # Alone for 1 s, beside another model for 2 s, two of three for 4 s.
+    assert one.busy_s == pytest.approx(1.0 + 2.0 / 2 + 4.0 * 2 / 3)
+    assert one.full_s == pytest.approx(4.0 * 2 / 3)
+    assert other.full_s == 0.0
+
+
 def test_a_charge_ends_once() -> None:
     clock = Clock()
     share = Account(Meter(clock), "a").begin(load_s=2.0)

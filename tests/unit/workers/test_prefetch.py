@@ -38,6 +38,39 @@ async def test_weights_are_read_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert [record.message.partition(" of ")[0] for record in caplog.records] == ["prefetched 3 MiB"]
 
 
+async def test_the_latest_wish_is_kept_while_another_model_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, second, third = (weights_of(tmp_path / name, 1 << 20) for name in ("one", "two", "three"))
+    prefetcher = Prefetcher(tmp_path)
+    for model in (first, second, third):
+        prefetcher.begin(model)
+        await asyncio.sleep(0)  # the first is being read from here on
+    await settled(prefetcher)
+    read = [record.message.split(" ")[4] for record in caplog.records]
+    assert read == [first.source, third.source]
+
+
+async def test_models_that_are_resident_or_asleep_are_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor one that became so while it waited for its turn."""
+    caplog.set_level(logging.INFO)
+    first, second = (weights_of(tmp_path / name, 1 << 20) for name in ("one", "two"))
+    at_hand = {first.key}
+    prefetcher = Prefetcher(tmp_path, is_at_hand=at_hand.__contains__)
+    prefetcher.begin(first)
+    assert prefetcher._task is None
+    at_hand.clear()
+    for model in (first, second):
+        prefetcher.begin(model)
+        await asyncio.sleep(0)
+    at_hand.add(second.key)
+    await settled(prefetcher)
+    assert [record.message.split(" ")[4] for record in caplog.records] == [first.source]
+
+
 async def test_weights_that_the_cache_cannot_hold_are_left_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,14 +9,15 @@ from workers.speeds import Speeds
 PREFILL, DECODE = 4000.0, 250.0
 
 
-def work(speeds: Speeds, windows: list[tuple[int, int]], *, noise: float = 0.0) -> None:
+def work(speeds: Speeds, windows: list[tuple[int, int]], *, noise: float = 0.0, full: float = 1.0) -> None:
+    """Windows of (prompt, completion) tokens; `full`: the part of their time in which the batch was full."""
     drawn = random.Random(1)
     prompt = completion = 0
     busy_s = 0.0
     for prompts, completions in windows:
         prompt, completion = prompt + prompts, completion + completions
         busy_s += (prompts / PREFILL + completions / DECODE) * (1 + noise * drawn.uniform(-1, 1))
-        speeds.at(prompt, completion, busy_s)
+        speeds.at(prompt, completion, busy_s, full * busy_s)
 
 
 def test_windows_of_different_mixtures_tell_prompts_from_completions() -> None:
@@ -38,11 +39,24 @@ def test_one_mixture_gives_the_right_sum() -> None:
 
 def test_nothing_is_known_before_there_was_work() -> None:
     speeds = Speeds()
-    speeds.begin(0, 0, 10.0)
-    assert not speeds.at(0, 0, 11.0)
-    speeds.begin(0, 0, 11.0)
-    assert not speeds.at(100, 10, 11.1)
+    speeds.begin(0, 0, 10.0, 10.0)
+    assert not speeds.at(0, 0, 11.0, 11.0)
+    speeds.begin(0, 0, 11.0, 11.0)
+    assert not speeds.at(100, 10, 11.1, 11.1)
     assert speeds.speed is None
+
+
+def test_single_queries_say_nothing_of_a_full_batch() -> None:
+    speeds = Speeds()
+    work(speeds, [(100, 42)] * 10, full=0.0)
+    speeds.answered(42, 1.0, online=True)
+    assert speeds.speed is not None
+    assert (speeds.speed.prefill_tps, speeds.speed.decode_tps) == (0.0, 0.0)
+    assert speeds.speed.query_tps == pytest.approx(42)
+    speeds.begin(0, 0, 0.0, 0.0)
+    work(speeds, [(1000, 200)] * 50, full=0.95)
+    window_s = 1000 / speeds.speed.prefill_tps + 200 / speeds.speed.decode_tps
+    assert window_s == pytest.approx(1000 / PREFILL + 200 / DECODE, rel=0.02)
 
 
 def test_the_pace_of_one_answer_is_kept_beside() -> None:
