@@ -134,6 +134,18 @@ def test_skills_are_named_by_an_llm_and_fall_back_to_the_embedding(driver: Drive
     assert "own embedding" in lines[0]["decision"]["annotation_note"]
 
 
+def test_an_annotator_that_was_set_aside_is_not_asked(driver: Driver, fake: FakeWorker) -> None:
+    """The embedding names the skills, as if all its samples had failed."""
+    run = submit(driver, 6, annotation="llm", k=1, baselines=False)
+    annotator = run.pinned["annotator"]
+    driver.scalar("UPDATE expert SET state = 'quarantined' WHERE name = :name RETURNING 1", name=annotator)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    with driver.session() as session:
+        lines = list(runs.results(session, run.id))
+    assert {each["stage"] for line in lines for each in line["completions"]} == {"generate"}
+    assert all("own embedding" in line["decision"]["annotation_note"] for line in lines)
+
+
 def test_the_same_message_read_twice_changes_nothing(driver: Driver, fake: FakeWorker) -> None:
     run = submit(driver, 4, baselines=False)
     driver.until(lambda: fake.held, also=fake.take)

@@ -46,9 +46,12 @@ def annotate_and_recruit(session: Session, context: Context, instances: Sequence
     batch = Batch()
     direct.ask(session, context, instances, batch)
     instances = [instance for instance in instances if not direct.is_direct(instance)]
+    if not instances:
+        return batch
+    quarantined = context.quarantined(session)
     annotated = [_terms(context, instance).annotator is not None for instance in instances]
     if not any(annotated):
-        _recruit(session, context, [(instance, ()) for instance in instances], batch)
+        _recruit(context, [(instance, ()) for instance in instances], quarantined, batch)
         return batch
     units = units_of(session, instances)
     named: list[tuple[Instance, tuple[str, ...]]] = []
@@ -59,9 +62,11 @@ def annotate_and_recruit(session: Session, context: Context, instances: Sequence
         samples = [unit for unit in units.get(instance.id, []) if unit.stage == "annotate"]
         if samples:
             named.append((instance, _vote(samples)))
+        elif context.pinned.annotator in quarantined:  # as if all its samples had failed
+            named.append((instance, ()))
         else:
             _ask_annotator(context, instance, batch)
-    _recruit(session, context, named, batch)
+    _recruit(context, named, quarantined, batch)
     return batch
 
 
@@ -151,11 +156,8 @@ def _vote(samples: Sequence[Unit]) -> tuple[str, ...]:
 
 
 def _recruit(
-    session: Session, context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]], batch: Batch
+    context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]], quarantined: set[str], batch: Batch
 ) -> None:
-    if not named:
-        return
-    quarantined = context.quarantined(session)
     alike: dict[Recruiting, list[tuple[Instance, tuple[str, ...]]]] = defaultdict(list)
     for instance, skills in named:
         terms = _terms(context, instance)
