@@ -20,12 +20,17 @@ _FAIL = sa.text(
 
 
 def model(session: Session, model_key: str, reason: str) -> None:
-    """Quarantine every current expert on this model and fail what waits for it: runs go on without it."""
+    """Quarantine every current expert on this model and fail what waits for it: runs go on without it.
+
+    Experts that were removed or replaced stay as they are, but for a mark: runs may have pinned them.
+    """
+    current = {row.id for row in experts.current(session)}
     names = []
-    for row in experts.current(session):
-        if row.model_key == model_key and row.state != "quarantined":
+    for row in experts.on_model(session, model_key):
+        if row.id not in current:
+            row.set_aside = True
+        elif row.state != "quarantined":
             experts.move(row, "quarantined", reason)
-            session.add(row)
             names.append(row.name)
     owners = sorted(session.scalars(_WAITING, params={"model_key": model_key}).all())
     instances.lock(session, owners)

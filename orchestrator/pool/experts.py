@@ -65,6 +65,11 @@ def current(session: Session, *, states: Collection[str] = PRESENT) -> list[Expe
     return [row for row in session.exec(newest) if row.state in states]
 
 
+def on_model(session: Session, model_key: str) -> Sequence[ExpertRow]:
+    """Every version of every expert on this model, whatever its state."""
+    return session.exec(select(ExpertRow).where(ExpertRow.model_key == model_key).order_by(col(ExpertRow.id))).all()
+
+
 def get(session: Session, name: str) -> ExpertRow:
     """The current version, whatever its state but removed. Raises `UnknownExpert`."""
     row = _newest(session, name)
@@ -120,6 +125,7 @@ def _patched(written: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 def remove(session: Session, name: str) -> ExpertRow:
     """Take an expert out of the pool for good; its versions and profiles stay as history. Raises `UnknownExpert`."""
     row = get(session, name)
+    row.set_aside = row.state == "quarantined"
     move(row, "removed")
     session.flush()
     return row

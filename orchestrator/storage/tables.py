@@ -51,6 +51,9 @@ class ExpertRow(SQLModel, table=True):
     """registered, testing, profiling, parked, live, quarantined, removed."""
     reason: str = ""
     """Why it is in this state, for people."""
+    set_aside: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """It could not be loaded when it was current no more, or was removed while quarantined: whatever its state, runs
+    that pinned it go on without it."""
     origin: str = Field(default="api", sa_column_kwargs={"server_default": "api"})
     """Who wrote this version: "file" (experts.toml) or "api". The file parks only what it wrote itself."""
     created_at: dt.datetime = _now()

@@ -14,8 +14,9 @@ from orchestrator import residency
 from orchestrator.dispatch import chunks
 from orchestrator.dispatch.backlog import BacklogReader
 from orchestrator.dispatch.costs import CostsReader
-from orchestrator.pool import pool
+from orchestrator.pool import experts, pool
 from orchestrator.runs import runs
+from orchestrator.runs.staging.context import Contexts
 from orchestrator.settings import Settings
 from tests import seeds
 from tests.driving import Driver
@@ -404,6 +405,37 @@ def test_a_model_that_cannot_be_loaded_for_a_query_is_set_aside_at_once(driver: 
     fake.say(loads=[LoadEvent(model_key=str(key), seconds=1.0, error="bad weights", fault="model")])
     driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined")
     assert driver.scalar("SELECT reason FROM expert") == "bad weights"
+
+
+@pytest.mark.parametrize("gone", ["removed", "replaced"])
+def test_runs_go_on_without_a_dead_model_though_its_expert_is_current_no_more(
+    driver: Driver, fake: FakeWorker, gone: str
+) -> None:
+    run = submit(driver, 1)
+    key = chunk_for(driver, fake).model.key
+
+    with driver.session() as session:
+        if gone == "replaced":
+            experts.patch(session, "ada", {"model": "stub:other"})
+        else:
+            experts.remove(session, "ada")
+    before = driver.scalar("SELECT state FROM expert WHERE version = 1")
+    fake.say(loads=[LoadEvent(model_key=key, seconds=1.0, error="bad weights", fault="model")])
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM load"))
+    with driver.session() as session:
+        context = Contexts(load_embedder=seeds.WordEmbedder).of(session, runs.get(session, run))
+        assert context.quarantined(session) == {"ada"}
+    assert driver.scalar("SELECT state FROM expert WHERE version = 1") == before
+
+
+def test_an_expert_that_was_quarantined_is_not_taken_in_by_its_removal(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+    with driver.session() as session:
+        experts.move(experts.get(session, "ada"), "quarantined", "bad weights")
+        experts.remove(session, "ada")
+    with driver.session() as session:
+        context = Contexts(load_embedder=seeds.WordEmbedder).of(session, runs.get(session, run))
+        assert context.quarantined(session) == {"ada"}
 
 
 def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:

@@ -21,7 +21,9 @@ from orchestrator.storage.tables import ExpertRow, RunRow
 
 CONTEXTS_KEPT = 32
 
-_QUARANTINED = sa.text("SELECT name FROM expert WHERE id = ANY(CAST(:ids AS int[])) AND state = 'quarantined'")
+_QUARANTINED = sa.text(
+    "SELECT name FROM expert WHERE id = ANY(CAST(:ids AS int[])) AND (state = 'quarantined' OR set_aside)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class Context:
         return "annotate" if recruits and self.pinned.annotator is None else None
 
     def quarantined(self, session: Session) -> set[str]:
-        """Experts of the run that were set aside since it was submitted."""
+        """Experts of the run, as pinned, that were set aside since it was submitted."""
         ids = [expert.id for expert in self.experts.values()]
         return set(session.scalars(_QUARANTINED, params={"ids": ids}).all())
 
