@@ -175,18 +175,24 @@ class Dispatcher:
 
     def _commit(self, position: str, fields: dict[str, str]) -> None:
         try:
-            message = Progress.model_validate_json(fields["progress"])
+            message = progress.read(fields["progress"])
         except (KeyError, pydantic.ValidationError) as error:
             log.error("a progress message makes no sense and is left out", position=position, error=str(error)[:500])
             return
-        with database.session(self._engine) as session:
-            committed = progress.commit(
-                session,
-                message,
-                position=position,
-                lease_s=self._settings.lease_s,
-                max_attempts=self._settings.max_attempts,
-            )
+        try:
+            with database.session(self._engine) as session:
+                committed = progress.commit(
+                    session,
+                    message,
+                    position=position,
+                    lease_s=self._settings.lease_s,
+                    max_attempts=self._settings.max_attempts,
+                )
+        except sa.exc.DataError as error:
+            # Read again it would be refused again, and all behind it never read. Leases bring its units back.
+            reason = str(error.orig)[:500]
+            log.error("the database refuses a progress message: it is left out", position=position, error=reason)
+            return
         if committed.refused:
             log.info("completions refused", worker=message.state.worker, refused=committed.refused)
         self._note(message, int(position.partition("-")[0]))

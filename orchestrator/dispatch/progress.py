@@ -10,6 +10,7 @@ from sqlmodel import Session
 from orchestrator.dispatch import chunks, quarantine
 from orchestrator.pool import costs
 from orchestrator.runs import instances
+from orchestrator.storage import database
 from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, Progress
 
 FAILED_LOADS_MAX = 3
@@ -88,6 +89,14 @@ class Committed:
     """Models that will not be tried again."""
 
 
+def read(text: str) -> Progress:
+    """A message as it was sent, without what PostgreSQL takes in no text. Raises `pydantic.ValidationError`."""
+    message = Progress.model_validate_json(text)
+    if database.NUL_IN_JSON in text:
+        return Progress.model_validate(database.without_nul(message.model_dump()))
+    return message
+
+
 def position(session: Session) -> str:
     """How far the progress stream has been read and committed; "0" at the beginning."""
     found = session.execute(
@@ -152,8 +161,8 @@ def _outcome(completion: Completion) -> str:
 
 
 def _news(unit_id: int, finished: Finished) -> str:
-    """As JSON; the completion without its id, and without the NUL character, which JSONB refuses."""
-    completion = finished.completion.model_dump_json(exclude={"id"}).replace("\\u0000", "")
+    """As JSON; the completion without its id."""
+    completion = finished.completion.model_dump_json(exclude={"id"})
     outcome = _outcome(finished.completion)
     return f'{{"id":{unit_id},"chunk_id":{finished.chunk_id},"outcome":"{outcome}","completion":{completion}}}'
 

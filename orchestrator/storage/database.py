@@ -23,6 +23,8 @@ POOL_SIZE = 5
 """Connections kept per process; a few processes share one PostgreSQL with 100 connections by default."""
 POOL_OVERFLOW = 5
 LOCK_POLL_S = 0.5
+NUL_IN_JSON = "\\u0000"
+"""JSON without these six characters has no NUL; with them it may have one."""
 MIGRATION_LOCK_S = 1
 MIGRATION_PAUSE_S = 1.0
 MIGRATION_TRIES = 300
@@ -53,9 +55,25 @@ def engine_for(url: str, *, pool_size: int = POOL_SIZE, overflow: int = POOL_OVE
 
 
 def dump_json(value: Any) -> str:
-    """Compact JSON that PostgreSQL accepts: JSONB refuses the NUL character, so it is dropped."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return text.replace("\\u0000", "") if "\\u0000" in text else text
+    """Compact JSON that PostgreSQL accepts: without the NUL character."""
+    text = _compact(value)
+    return _compact(without_nul(value)) if NUL_IN_JSON in text else text
+
+
+def without_nul(value: Any) -> Any:
+    """The JSON value without the NUL character, which PostgreSQL takes neither in JSONB nor in text.
+
+    It is taken out of the strings, never out of their JSON: there a text about `\\u0000` looks the same.
+    """
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {without_nul(key): without_nul(each) for key, each in value.items()}
+    return [without_nul(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @contextmanager
@@ -210,7 +228,7 @@ def insert_rows(session: Session, table: str, rows: Iterable[Mapping[str, Any]])
 def _plain(value: Any) -> Any:
     if isinstance(value, dict | list | tuple):
         return dump_json(value)
-    return value.replace("\x00", "") if isinstance(value, str) else value
+    return without_nul(value)
 
 
 def _lock_key(name: str) -> int:

@@ -66,7 +66,7 @@ def test_a_lock_whose_connection_was_cut_is_known_to_be_lost(engine: sa.Engine) 
 
 
 def test_rows_are_copied_with_json_and_awkward_text(engine: sa.Engine) -> None:
-    awkward = "tab\there, line\nbreak, back\\slash, \x00 nul, ünïcode"
+    awkward = "tab\there, line\nbreak, back\\slash, \x00 nul, \\u0000 written out, ünïcode"
     rows = [
         {"id": f"bench-{i}", "kind": "benchmark", "name": awkward, "status": "in_progress", "pinned": {"text": awkward},
          "totals": {}, "errors": []}

@@ -445,6 +445,28 @@ def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWor
     driver.until(lambda: driver.is_done(run), also=fake.work)
 
 
+def test_a_completion_about_the_nul_character_is_kept_as_it_was_said(driver: Driver, fake: FakeWorker) -> None:
+    said = r"C ends a string with a zero byte, JSON writes it \u0000; \u00009 is two characters."
+    run = submit(driver, 1)
+    fake.finish(chunk_for(driver, fake), lambda request: Completion(id=request.id, text=f"{said}\0"))
+    driver.until(lambda: driver.is_done(run), also=fake.say)
+    assert driver.scalar("SELECT completion->>'text' FROM unit") == said
+    assert driver.scalar("SELECT answer FROM instance") is not None
+
+
+def test_a_message_that_the_database_refuses_is_left_out_and_its_units_are_tried_again(
+    driver: Driver, fake: FakeWorker
+) -> None:
+    run = submit(driver, 2)
+    refused = chunk_for(driver, fake)
+    fake.held = []
+    finished = [Finished(chunk_id=refused.id, completion=right_answer(request)) for request in refused.requests]
+    fake.say(finished=finished, ended=[refused.id, 2**70])  # no chunk's number is as large
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    assert driver.scalar("SELECT count(*) FROM instance WHERE correct") == 2
+    assert driver.scalar("SELECT count(*) FROM chunk") == 2
+
+
 def test_a_restarted_dispatcher_reads_on_where_the_last_one_stopped(driver: Driver, fake: FakeWorker) -> None:
     run = submit(driver, 2)
     chunk = chunk_for(driver, fake)

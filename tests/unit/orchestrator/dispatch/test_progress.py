@@ -1,0 +1,20 @@
+"""Progress messages as they come."""
+
+from orchestrator.dispatch import progress
+from workers.messages import Completion, Finished, LoadEvent, Progress, WorkerState
+
+
+def test_a_message_is_read_without_nul_and_with_texts_about_it() -> None:
+    state = WorkerState(worker="w", at=0.0, device="cpu", engines=("stub",))
+    said = Completion(id="unit-1", text=r"\u0000 ends" + "\0 a string", choices=({"text": "\0"},))
+    told = Progress(
+        state=state,
+        finished=(Finished(chunk_id=1, completion=said),),
+        loads=(LoadEvent(model_key="m", seconds=1.0, error="bad\0 file"),),
+    )
+    read = progress.read(told.model_dump_json())
+    assert read.finished[0].completion == said.model_copy(
+        update={"text": r"\u0000 ends a string", "choices": ({"text": ""},)}
+    )
+    assert read.loads[0].error == "bad file"
+    assert read.state == state
