@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -24,8 +26,10 @@ from api.routes import (
     skills,
 )
 from api.state import State
+from api.watching import Watching
 from orchestrator.online.gateway import Gateway
 from orchestrator.pool.question_sets import TextEmbedder
+from orchestrator.runs import events
 from orchestrator.settings import Settings
 
 ROUTERS = (
@@ -62,7 +66,7 @@ def create_app(settings: Settings, *, load_embedder: Callable[[], TextEmbedder] 
         gateway = Gateway(settings, load_embedder=load_embedder)
         forgetting = asyncio.create_task(_forget_old_queries(gateway))
         try:
-            yield {"gateway": gateway}
+            yield {"gateway": gateway, "watching": Watching(functools.partial(_snapshot, gateway))}
         finally:
             forgetting.cancel()
             await asyncio.gather(forgetting, return_exceptions=True)
@@ -77,6 +81,11 @@ def create_app(settings: Settings, *, load_embedder: Callable[[], TextEmbedder] 
     app.add_middleware(ApiKey, key=settings.api_key)
     app.add_middleware(RequestLog)
     return app
+
+
+def _snapshot(gateway: Gateway, run_id: str) -> dict[str, Any]:
+    with gateway.session() as session:
+        return events.snapshot(session, run_id.replace("\0", ""))
 
 
 async def _forget_old_queries(gateway: Gateway) -> None:

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api.state import GatewayDep
-from orchestrator.online.gateway import Gateway
+from api.state import GatewayDep, WatchingDep
+from api.watching import Watching
 from orchestrator.runs import events, runs
 
 router = APIRouter(prefix="/v1/runs", tags=["benchmarks"])
@@ -38,20 +37,20 @@ def cancel(run_id: str, gateway: GatewayDep) -> Json:
 
 @router.get("/{run_id}/events", response_class=StreamingResponse)
 async def watch(
-    run_id: str, gateway: GatewayDep, last_event_id: Annotated[str | None, Header(max_length=200)] = None
+    run_id: str, watching: WatchingDep, last_event_id: Annotated[str | None, Header(max_length=200)] = None
 ) -> StreamingResponse:
     """Progress as server-sent events (`event: progress`), each the whole state, until the run has ended.
 
     With `Last-Event-ID`, a state that was seen already is not sent again.
     """
-    first = await run_in_threadpool(_snapshot, gateway, run_id)
+    first = await watching.read(run_id)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(
-        _events(gateway, run_id, first, last_event_id), media_type="text/event-stream", headers=headers
+        _events(watching, run_id, first, last_event_id), media_type="text/event-stream", headers=headers
     )
 
 
-async def _events(gateway: Gateway, run_id: str, snapshot: Json, seen: str | None) -> AsyncIterator[bytes]:
+async def _events(watching: Watching, run_id: str, snapshot: Json, seen: str | None) -> AsyncIterator[bytes]:
     silent_s = 0.0
     while True:
         event_id = _event_id(snapshot)
@@ -66,12 +65,7 @@ async def _events(gateway: Gateway, run_id: str, snapshot: Json, seen: str | Non
             return
         await asyncio.sleep(POLL_S)
         silent_s += POLL_S
-        snapshot = await run_in_threadpool(_snapshot, gateway, run_id)
-
-
-def _snapshot(gateway: Gateway, run_id: str) -> Json:
-    with gateway.session() as session:
-        return events.snapshot(session, run_id.replace("\0", ""))
+        snapshot = await watching.read(run_id)
 
 
 def _event_id(snapshot: Json) -> str:
