@@ -28,13 +28,17 @@ _WAITING = sa.text(
         coalesce(sum(prompt_tokens) FILTER (WHERE losses < :suspect), 0) AS prompt_tokens,
         extract(epoch FROM now() - min(created_at) FILTER (WHERE losses < :suspect))::float AS oldest_s,
         extract(epoch FROM now() - min(created_at) FILTER (WHERE losses >= :suspect))::float AS suspect_s
-    FROM unit WHERE state = 'pending' GROUP BY model_key, run_id
+    FROM unit WHERE state = 'pending'
+        AND run_id NOT IN (SELECT id FROM run WHERE status IN ('cancelling', 'finalizing'))
+    GROUP BY model_key, run_id
     """
 )
 _UPSTREAM = sa.text(
     """
     SELECT run_id, stage, count(*) AS instances, count(*) FILTER (WHERE ready) AS ready
-    FROM instance WHERE stage IN ('annotate', 'recruit', 'generate') GROUP BY run_id, stage
+    FROM instance WHERE stage IN ('annotate', 'recruit', 'generate')
+        AND run_id NOT IN (SELECT id FROM run WHERE status IN ('cancelling', 'finalizing'))
+    GROUP BY run_id, stage
     """
 )
 _OUT = sa.text(

@@ -19,6 +19,7 @@ _CREATE = sa.text(
         SELECT id FROM unit
         WHERE state = 'pending' AND model_key = :model_key AND run_id = :run_id
           AND (losses >= :suspect) = :alone
+          AND NOT EXISTS (SELECT FROM run WHERE id = :run_id AND status IN ('cancelling', 'finalizing'))
         ORDER BY id LIMIT :size FOR UPDATE SKIP LOCKED
     ), made AS (
         INSERT INTO chunk (run_id, worker, model_key, state, units, alone, lease_until)
@@ -45,8 +46,13 @@ _END = sa.text(
     "UPDATE chunk SET state = 'ended' WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'"
     " RETURNING id, alone"
 )
-_OVERDUE = sa.text("SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() ORDER BY id")
-_TOO_LONG = sa.text("SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s)")
+_OVERDUE = sa.text(
+    "SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() - make_interval(secs => :unread_s)"
+    " ORDER BY id"
+)
+_TOO_LONG = sa.text(
+    "SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s + :unread_s)"
+)
 _UNITS_OUT = sa.text("SELECT id, instance_id FROM unit WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'")
 _MARK = sa.text("UPDATE chunk SET state = :state WHERE id = ANY(CAST(:ids AS bigint[]))")
 _GIVE_BACK = sa.text(
@@ -106,7 +112,10 @@ def unit_id(request_id: str) -> int | None:
 def create(
     session: Session, *, run_id: str, model_key: str, worker: str, size: int, lease_s: float, alone: bool = False
 ) -> NewChunk | None:
-    """Take the oldest waiting units of a run and model into a new chunk; None if there are none."""
+    """Take the oldest waiting units of a run and model into a new chunk; None if there are none.
+
+    Those of a run that is called off wait for their end only.
+    """
     rows = session.execute(
         _CREATE,
         {
@@ -152,9 +161,10 @@ def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool,
             _give_back(session, closed, state="ended", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
-def overdue(session: Session) -> list[Overdue]:
-    """Chunks whose lease has passed, oldest first."""
-    return [Overdue(id=row.id, held=row.held, alone=row.alone) for row in session.execute(_OVERDUE)]
+def overdue(session: Session, *, unread_s: float) -> list[Overdue]:
+    """Chunks whose lease had passed `unread_s` ago, oldest first: what was told since and is not read may renew."""
+    rows = session.execute(_OVERDUE, {"unread_s": unread_s})
+    return [Overdue(id=row.id, held=row.held, alone=row.alone) for row in rows]
 
 
 def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[int], max_attempts: int) -> None:
@@ -172,13 +182,13 @@ def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[
             _give_back(session, ids, state="lost", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
-def fail_late(session: Session, *, late_s: float) -> list[int]:
+def fail_late(session: Session, *, late_s: float, unread_s: float) -> list[int]:
     """Fail the units of chunks of which nothing was finished for `late_s` since they were begun; returns those units.
 
-    Their instances go on without them. Waiting for a load, or for the chunk before, makes nobody late: loads have a
-    limit of their own, and so has the chunk before.
+    What was told within `unread_s` and is not read yet may be answers. Their instances go on without them. Waiting for a
+    load, or for the chunk before, makes nobody late: loads have a limit of their own, and so has the chunk before.
     """
-    ids = [row.id for row in session.execute(_TOO_LONG, {"late_s": late_s})]
+    ids = [row.id for row in session.execute(_TOO_LONG, {"late_s": late_s, "unread_s": unread_s})]
     if not ids:
         return []
     units = session.execute(_UNITS_OUT, {"ids": ids}).all()

@@ -16,6 +16,7 @@ import pydantic
 import redis
 import sqlalchemy as sa
 import structlog
+from sqlmodel import Session
 
 from orchestrator import broker, residency
 from orchestrator.dispatch import chunks, progress
@@ -53,6 +54,8 @@ ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
 TRIM_S = 10.0
+
+_BEGIN = sa.text("SELECT")
 
 log = structlog.get_logger()
 
@@ -92,6 +95,10 @@ class Dispatcher:
         self._sender = sender
         self._settings = settings
         self._position: str | None = None
+        self._read_to = 0.0
+        """The moment up to which all progress is committed, by the monotonic clock."""
+        self._has_called_off = False
+        """A run may have lines that are still to be ended."""
         self._backlogs = BacklogReader()
         self._costs = CostsReader()
         self._demands = Demands(client)
@@ -103,7 +110,7 @@ class Dispatcher:
         self._has_news = True
         self._planned_at = 0.0
         self._turns: dict[Callable[[], None], Every] = {
-            self._end_cancelled: Every(ANNOUNCE_S),
+            self._announce: Every(ANNOUNCE_S),
             self._reap: Every(REAP_S),
             self._fail_late: Every(LATE_S),
             self._trim: Every(TRIM_S),
@@ -111,11 +118,12 @@ class Dispatcher:
 
     def step(self, *, block_s: float = 0.1) -> None:
         """One turn. Waits up to `block_s` for news. Raises what the database and Redis raise: call it again."""
-        is_caught_up = self._commit_progress(block_s)
-        if is_caught_up:  # what is still unread may renew leases
-            for turn, every in self._turns.items():
-                if every.is_due():
-                    turn()
+        self._commit_progress(0.0 if self._has_called_off else block_s)
+        for turn, every in self._turns.items():
+            if every.is_due():
+                turn()
+        if self._has_called_off:
+            self._end_lines()
         if self._is_time_to_plan():
             self._plan_and_send()
 
@@ -160,18 +168,32 @@ class Dispatcher:
             )
         return alive
 
-    def _commit_progress(self, block_s: float) -> bool:
-        """Commit the messages that wait, one transaction each. False if more may wait."""
+    def _commit_progress(self, block_s: float) -> None:
+        """Commit the messages that wait, one transaction each: so many of them at most."""
         if self._position is None:
             with database.session(self._engine) as session:
                 self._position = progress.position(session)
         messages = _messages(
             self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
         )
+        read_at = time.monotonic()
         for position, fields in messages:
             self._commit(position, fields)
             self._position = position
-        return len(messages) < MESSAGES
+        self._read_to = read_at if len(messages) < MESSAGES else time.monotonic() - self._age_s(messages[-1][0])
+
+    def _age_s(self, position: str) -> float:
+        """Since a message was sent."""
+        seconds, micros = self._redis.time()
+        return float(seconds + micros / 1e6 - int(position.partition("-")[0]) / 1e3)
+
+    def _unread_s(self, session: Session) -> float:
+        """Seconds from the moment up to which all progress is committed to this transaction's `now()`, or more.
+
+        What took long since then, whatever it was, took none of the time that leases have.
+        """
+        session.execute(_BEGIN)  # `now()` stands still from here on
+        return time.monotonic() - self._read_to
 
     def _commit(self, position: str, fields: dict[str, str]) -> None:
         try:
@@ -225,7 +247,7 @@ class Dispatcher:
 
     def _reap(self) -> None:
         with database.session(self._engine) as session:
-            lost = chunks.overdue(session)
+            lost = chunks.overdue(session, unread_s=self._unread_s(session))
             claimed = self._call_off([chunk.id for chunk in lost])
             chunks.take_back(session, lost, claimed=claimed, max_attempts=self._settings.max_attempts)
         if lost:
@@ -246,21 +268,30 @@ class Dispatcher:
 
     def _fail_late(self) -> None:
         with database.session(self._engine) as session:
-            late = chunks.fail_late(session, late_s=self._settings.late_s)
+            late = chunks.fail_late(session, late_s=self._settings.late_s, unread_s=self._unread_s(session))
         now = time.monotonic()
         self._late = {unit: at for unit, at in self._late.items() if now - at < cancelling.ANNOUNCED_S}
         self._late |= dict.fromkeys(late, now)
         if late:
             log.warning("units took too long: their lines go on without them", units=len(late))
 
-    def _end_cancelled(self) -> None:
+    def _announce(self) -> None:
+        """Tell workers which runs are called off, before anything is done about their lines."""
         with database.session(self._engine) as session:
-            for run_id in cancelling.end_runs(session):
-                log.info("run cancelled", run=run_id)
             for run_id in cancelling.expire_batches(session):
                 log.info("batch expired", run=run_id)
             recent = cancelling.recent_runs(session)
         cancelling.announce(self._redis, run_ids=recent, late_units=self._late)
+        self._has_called_off = True
+
+    def _end_lines(self) -> None:
+        """A slice a turn: progress is read in between."""
+        with database.session(self._engine) as session:
+            ended = cancelling.end_lines(session)
+        self._has_called_off = ended is not None
+        if ended is not None and ended.is_last:
+            log.info("run called off", run=ended.run_id)
+            self._backlogs.forget()
 
     def _trim(self) -> None:
         """Drop what is committed from the stream."""

@@ -1,6 +1,10 @@
-"""Ending runs that are cancelled, expired or cannot go on, and telling workers which."""
+"""Ending runs that are cancelled, expired or cannot go on, and telling workers which.
+
+Workers are told at once; then the lines are ended, a slice a transaction. Killed in between, it goes on there.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import redis
@@ -16,67 +20,87 @@ ANNOUNCED_S = 600
 CANCELLED, EXPIRED = "cancelled", "expired"
 """Errors of lines that were called off, and of lines whose batch's window had passed."""
 
-_CANCELLING = sa.text(
-    """
-    SELECT id, kind, errors FROM run
-    WHERE status = 'cancelling'
-      AND (kind <> 'batch' OR EXISTS (SELECT FROM instance WHERE run_id = run.id AND stage <> 'done'))
-    ORDER BY id FOR UPDATE
-    """
-)
+SLICE_LINES = 2000
+"""Lines ended in one transaction: a fraction of a second, so that leases are renewed in between."""
+
+# The smallest stage, and not EXISTS: as in `finishing`.
 _EXPIRING = sa.text(
     """
     UPDATE run SET status = 'finalizing' WHERE status = 'in_progress'
-      AND id IN (SELECT run_id FROM batch WHERE expires_at <= now()) RETURNING id
+      AND id IN (SELECT run_id FROM batch WHERE expires_at <= now())
+      AND (SELECT min(stage) FROM instance WHERE run_id = run.id AND stage <> 'done') IS NOT NULL
+    RETURNING id
     """
 )
-_EXPIRED = sa.text("UPDATE batch SET has_expired = true, finalizing_at = now() WHERE run_id = :run")
+_FINALIZING = sa.text("UPDATE batch SET finalizing_at = now() WHERE run_id = ANY(:runs)")
 _RECENT = sa.text(
     "SELECT id FROM run WHERE status IN ('cancelling', 'finalizing', 'cancelled', 'expired', 'failed')"
     " AND (ended_at IS NULL OR ended_at > now() - make_interval(secs => :announced_s))"
 )
+# A batch that never began is the stager's to end: two who lock the same lines, each in its own order, may deadlock.
+_CALLED_OFF = sa.text(
+    """
+    SELECT run.id, run.kind, run.status, run.errors FROM run LEFT JOIN batch ON batch.run_id = run.id
+    WHERE run.status IN ('cancelling', 'finalizing') AND (run.kind <> 'batch' OR batch.in_progress_at IS NOT NULL)
+    ORDER BY run.created_at, run.id
+    """
+)
+_OPEN_LINES = sa.text(
+    "SELECT id FROM instance WHERE run_id = :run AND stage <> 'done' ORDER BY stage LIMIT :count FOR UPDATE"
+)
 _END_INSTANCES = sa.text(
     "UPDATE instance SET stage = 'done', ready = false, error = :why, ended_at = now()"
-    " WHERE run_id = :run AND stage <> 'done'"
+    " WHERE id = ANY(CAST(:ids AS bigint[]))"
 )
 _END_UNITS = sa.text(
     """
     UPDATE unit SET state = 'failed', ended_at = now(),
         completion = jsonb_build_object('finish_reason', 'abort', 'error', CAST(:why AS text))
-    WHERE run_id = :run AND state IN ('pending', 'sent')
+    WHERE instance_id = ANY(CAST(:ids AS bigint[])) AND state IN ('pending', 'sent')
     """
 )
 _END_CHUNKS = sa.text("UPDATE chunk SET state = 'ended' WHERE run_id = :run AND state = 'sent'")
+_EXPIRED = sa.text("UPDATE batch SET has_expired = true WHERE run_id = :run")
 _END_RUN = sa.text("UPDATE run SET status = :status, ended_at = now() WHERE id = :run")
 
 
-def end_runs(session: Session) -> list[str]:
-    """End every run that is being cancelled, keeping the lines that are done. Returns those runs.
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Lines of one run that were ended together."""
 
-    A batch ends once its files are written: here only its lines do.
-    """
-    ended = session.execute(_CANCELLING).all()
-    for run in ended:
-        # One that has errors was given up by us: it failed.
-        _end_lines(session, run.id, run.errors[0]["message"] if run.errors else CANCELLED)
-        if run.kind != "batch":
-            session.execute(_END_RUN, {"run": run.id, "status": "failed" if run.errors else "cancelled"})
-    return [run.id for run in ended]
+    run_id: str
+    is_last: bool
 
 
 def expire_batches(session: Session) -> list[str]:
-    """End the lines of every batch whose window has passed, keeping those that are done. Returns those batches."""
+    """Call off every batch whose window has passed before all of its lines had ended. Returns those batches."""
     expired = list(session.scalars(_EXPIRING).all())
-    for run_id in expired:
-        _end_lines(session, run_id, EXPIRED)
-        session.execute(_EXPIRED, {"run": run_id})
+    if expired:
+        session.execute(_FINALIZING, {"runs": expired})
     return expired
 
 
-def _end_lines(session: Session, run_id: str, why: str) -> None:
-    # Instances first: the stager may be adding units to one it holds.
-    for statement in (_END_INSTANCES, _END_UNITS, _END_CHUNKS):
-        session.execute(statement, {"run": run_id, "why": why})
+def end_lines(session: Session) -> Slice | None:
+    """End some lines of a run that is called off, keeping those that are done. None if there is nothing to end.
+
+    With its last line a run has ended, too; a batch has once its files are written.
+    """
+    for run in session.execute(_CALLED_OFF).all():
+        ids = session.scalars(_OPEN_LINES, params={"run": run.id, "count": SLICE_LINES}).all()
+        if not ids and run.kind == "batch":
+            continue  # its files are being written
+        # One that has errors was given up by us: it failed.
+        why = run.errors[0]["message"] if run.errors else EXPIRED if run.status == "finalizing" else CANCELLED
+        session.execute(_END_CHUNKS, {"run": run.id})
+        session.execute(_END_INSTANCES, {"ids": ids, "why": why})
+        session.execute(_END_UNITS, {"ids": ids, "why": why})
+        is_last = len(ids) < SLICE_LINES
+        if run.status == "finalizing":
+            session.execute(_EXPIRED, {"run": run.id})
+        elif is_last and run.kind != "batch":
+            session.execute(_END_RUN, {"run": run.id, "status": "failed" if run.errors else "cancelled"})
+        return Slice(run_id=run.id, is_last=is_last)
+    return None
 
 
 def recent_runs(session: Session) -> list[str]:

@@ -172,7 +172,9 @@ def cancel(session: Session, run_id: str) -> RunRow:
 
     A run that has ended stays as it is. Raises `UnknownRun`.
     """
-    row = session.exec(select(RunRow).where(RunRow.id == run_id).with_for_update()).first()
+    # The key is left alone (FOR NO KEY UPDATE): who adds lines or units meanwhile need not wait.
+    found = select(RunRow).where(RunRow.id == run_id).with_for_update(key_share=True)
+    row = session.exec(found, execution_options={"populate_existing": True}).first()
     if row is None:
         raise UnknownRun(run_id)
     if row.status in ("validating", "in_progress"):

@@ -54,7 +54,7 @@ class _Slice:
 
 def advance(session: Session, settings: Settings, run: RunRow, pool: line.Pool) -> None:
     """Read and check the next slice; at the end of the file the batch is begun, or fails."""
-    status = session.scalar(select(RunRow.status).where(RunRow.id == run.id).with_for_update())
+    status = session.scalar(select(RunRow.status).where(RunRow.id == run.id).with_for_update(key_share=True))
     if status != "validating":
         return  # it was cancelled meanwhile
     batch = session.get_one(BatchRow, run.id)

@@ -1,20 +1,23 @@
 """What the stager does for a batch before its lines are answered, and after."""
 
 import time
+from collections import Counter
 
 import sqlalchemy as sa
 import structlog
 
 from orchestrator.runs import finishing
-from orchestrator.runs.batches import line, reading
+from orchestrator.runs.batches import line, reading, writing
 from orchestrator.runs.batches.writing import Writer
 from orchestrator.runs.staging.context import Contexts
 from orchestrator.settings import Settings
 from orchestrator.storage import database, files
 from orchestrator.storage.tables import BatchRow, RunRow
 
-DISK_RETRY_S = 2.0
-"""A file that could not be written is tried again so soon: the lines are safe in the database meanwhile."""
+WRITE_RETRY_S = 2.0
+"""Files that could not be written are tried again so soon: the lines are safe in the database meanwhile."""
+WRITE_TRIES = 5
+"""So often, where it is not the disk that fails: that may be mended for as long as it takes."""
 
 _CANCELLED = sa.text("UPDATE run SET status = :status, ended_at = now() WHERE id = :run AND status = 'cancelling'")
 
@@ -31,6 +34,8 @@ class Batches:
         self._writer = Writer(settings)
         files.sweep(settings)
         self._failed_at: dict[str, float] = {}
+        self._tries: Counter[str] = Counter()
+        """Times that the files of a batch were begun in vain."""
 
     def close(self) -> None:
         """Let go of what is half written."""
@@ -69,16 +74,28 @@ class Batches:
         return True
 
     def _write(self, run: RunRow) -> bool:
-        if time.monotonic() - self._failed_at.get(run.id, -DISK_RETRY_S) < DISK_RETRY_S:
+        if time.monotonic() - self._failed_at.get(run.id, -WRITE_RETRY_S) < WRITE_RETRY_S:
             return False
         try:
             with database.session(self._engine) as session:
                 if finishing.is_open(session, run.id):
                     return False  # the dispatcher is about to end its lines
-                self._writer.advance(session, run)
+                has_ended = self._writer.advance(session, run)
+        except sa.exc.OperationalError:
+            raise
         except OSError as error:
             log.error("a batch's files cannot be written; trying again", run=run.id, error=str(error))
             self._failed_at[run.id] = time.monotonic()
             return False
-        self._failed_at.pop(run.id, None)
+        except Exception as error:
+            log.exception("a batch's files cannot be written", run=run.id)
+            self._failed_at[run.id] = time.monotonic()
+            self._tries[run.id] += 1
+            has_ended = self._tries[run.id] >= WRITE_TRIES
+            if has_ended:
+                with database.session(self._engine) as session:
+                    writing.give_up(session, run.id, f"{type(error).__name__}: {error}")
+        if has_ended:
+            self._failed_at.pop(run.id, None)
+            self._tries.pop(run.id, None)
         return True

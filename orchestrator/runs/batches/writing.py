@@ -43,6 +43,11 @@ _END = sa.text(
     " ended_at = now() WHERE id = :run AND status IN ('finalizing', 'cancelling') RETURNING id"
 )
 
+_GIVE_UP = sa.text(
+    "UPDATE run SET status = 'failed', errors = CAST(:errors AS jsonb), ended_at = now()"
+    " WHERE id = :run AND status IN ('finalizing', 'cancelling') RETURNING id"
+)
+
 log = structlog.get_logger()
 
 
@@ -79,13 +84,18 @@ class Writer:
         session.execute(_BEGIN, {"run": run_id})
         session.execute(_BEGUN, {"run": run_id})
 
-    def advance(self, session: Session, run: RunRow) -> None:
-        """Write the next slice; with the last line the batch ends. Raises `OSError` where the disk does not take it."""
+    def advance(self, session: Session, run: RunRow) -> bool:
+        """Write the next slice; after the last line the batch ends: True. `OSError`: the disk does not take it.
+
+        Whatever is raised, the next call begins with the first line.
+        """
         under_way = self._under_way.get(run.id) or self._open(session, run.id)
         try:
-            if not self._write(session, run, under_way):
-                self._end(session, run, under_way)
-                del self._under_way[run.id]
+            if self._write(session, run, under_way):
+                return False
+            self._end(session, run, under_way)
+            del self._under_way[run.id]
+            return True
         except BaseException:
             self._under_way.pop(run.id, None)
             under_way.discard()
@@ -142,6 +152,14 @@ class Writer:
             },
         ).one()  # none: another orchestrator ended it, and this transaction must not add its files
         log.info("batch ended", run=run.id, status=status, **kept)
+
+
+def give_up(session: Session, run_id: str, reason: str) -> None:
+    """End a batch whose lines have ended but cannot be written as files: it has failed, and has none."""
+    message = f"its files cannot be written ({reason}); its lines are at /v1/benchmarks/{run_id}/results"
+    errors = [{"code": "internal_error", "message": message, "line": None, "param": None}]
+    if session.execute(_GIVE_UP, {"run": run_id, "errors": database.dump_json(errors)}).first():
+        session.execute(_NAMED, {"run": run_id, "output": None, "error": None})
 
 
 def _status(run: RunRow, batch: BatchRow) -> str:
