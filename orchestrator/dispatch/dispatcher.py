@@ -5,7 +5,6 @@ good by its chunk's lease.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ import structlog
 from sqlmodel import Session
 
 from orchestrator import broker, residency
-from orchestrator.dispatch import chunks, progress
+from orchestrator.dispatch import chunks, forgetting, progress
 from orchestrator.dispatch.backlog import Backlog, BacklogReader, Window
 from orchestrator.dispatch.costs import CostsReader
 from orchestrator.dispatch.demands import Demands
@@ -54,6 +53,9 @@ ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
 TRIM_S = 10.0
+SWEEP_S = 600.0
+SERVED_KEPT = 1000
+"""Runs whose turns are remembered: one that is not was served less recently than all of them."""
 
 _BEGIN = sa.text("SELECT")
 
@@ -103,7 +105,8 @@ class Dispatcher:
         self._costs = CostsReader()
         self._demands = Demands(client)
         self._workers: dict[str, _Seen] = {}
-        self._served: dict[str, int] = defaultdict(int)
+        self._served: dict[str, int] = {}
+        """Run -> when it was last served, counted in chunks; the latest is the last."""
         self._prefetched: dict[str, str] = {}
         """Worker -> the model it was last told of: the plan names it anew each time."""
         self._late: dict[int, float] = {}
@@ -114,6 +117,7 @@ class Dispatcher:
             self._reap: Every(REAP_S),
             self._fail_late: Every(LATE_S),
             self._trim: Every(TRIM_S),
+            self._forget_workers: Every(SWEEP_S),
         }
 
     def step(self, *, block_s: float = 0.1) -> None:
@@ -298,6 +302,15 @@ class Dispatcher:
         if self._position is not None and self._position != "0":
             self._redis.xtrim(PROGRESS_STREAM, minid=self._position, approximate=True)
 
+    def _forget_workers(self) -> None:
+        with database.session(self._engine) as session:
+            gone = forgetting.workers(session, self._redis, unread_s=self._unread_s(session))
+        for name in gone:
+            self._workers.pop(name, None)
+            self._prefetched.pop(name, None)
+        if gone:
+            log.info("workers forgotten: not heard of for a day", workers=gone)
+
     def _is_time_to_plan(self) -> bool:
         return time.monotonic() - self._planned_at >= (PLAN_SOON_S if self._has_news else PLAN_S)
 
@@ -341,9 +354,9 @@ class Dispatcher:
         for _ in range(action.chunks):
             waiting = backlog.runs.get(action.model_key, {})
             # Runs take turns: who was served least recently comes first.
-            for run_id in sorted(waiting, key=lambda each: (self._served[each], each)):
+            for run_id in sorted(waiting, key=lambda each: (self._served.get(each, 0), each)):
                 if self._send_chunk(run_id, action):
-                    self._served[run_id] = max(self._served.values()) + 1
+                    self._note_served(run_id)
                     break
             else:
                 return
@@ -353,6 +366,13 @@ class Dispatcher:
         if action.model_key not in (*self._workers[action.worker].state.resident, *window.chunks):
             source = self._backlogs.models[action.model_key].source
             log.info("a worker takes up a model", worker=action.worker, model=source, stay_s=round(action.stay_s, 1))
+
+    def _note_served(self, run_id: str) -> None:
+        latest = next(reversed(self._served.values()), 0)
+        self._served.pop(run_id, None)
+        self._served[run_id] = latest + 1
+        if len(self._served) > SERVED_KEPT:
+            del self._served[next(iter(self._served))]
 
     def _send_chunk(self, run_id: str, action: residency.Send) -> bool:
         with database.session(self._engine) as session:

@@ -73,6 +73,7 @@ class Stager:
         self._advance_registrations()
         with database.session(self._engine) as session:
             open_runs = runs.open_runs(session)
+        self._forget_all_but(open_runs)
         did = [self._try_to_advance(run) for run in open_runs]
         return any(did)
 
@@ -80,6 +81,11 @@ class Stager:
         """End the threads that embed, and let go of files that are half written; they are begun anew."""
         self._ahead.close()
         self._batches.close()
+
+    def _forget_all_but(self, open_runs: Sequence[RunRow]) -> None:
+        self._ahead.keep({run.id for run in open_runs if run.status == "in_progress"})
+        for run_id in self._failures.keys() - {run.id for run in open_runs}:
+            del self._failures[run_id]
 
     def _try_to_advance(self, run: RunRow) -> bool:
         """A run with a fault of its own stops itself only. Raises what the database raises when it is away."""

@@ -6,7 +6,7 @@ that happens here, or fails to, changes what is decided.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import sqlalchemy as sa
@@ -49,6 +49,13 @@ class Ahead:
             del self._pieces[run_id]
             self._after.pop(run_id, None)
         return count
+
+    def keep(self, run_ids: Collection[str]) -> None:
+        """Let go of the pieces of all other runs: they were called off."""
+        for run_id in self._pieces.keys() - run_ids:
+            for _, piece in self._pieces.pop(run_id):
+                piece.cancel()
+            self._after.pop(run_id, None)
 
     def close(self) -> None:
         """Finish the pieces that are being embedded; leave the others."""
