@@ -8,6 +8,7 @@ import numpy.typing as npt
 from skills.question import Question
 
 Floats = npt.NDArray[np.float32]
+Masks = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)

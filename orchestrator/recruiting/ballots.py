@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.recruiting import choice_prior
-from skills.evidence import Evidence, Floats
+from skills.evidence import Evidence, Floats, Masks
 from skills.question import LETTERS, Question
 
 Codes = npt.NDArray[np.int16]
-Masks = npt.NDArray[np.bool_]
 NOTHING = -1
 """No answer could be read."""
 _ACCURACY_TRIES = 4.0

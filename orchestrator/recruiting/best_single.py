@@ -2,37 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from orchestrator.recruiting import panel
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.panel import PanelRecruiter
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills import profile
 from skills.evidence import Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestSingleRecruiter(Recruiter):
+class BestSingleRecruiter(PanelRecruiter):
     profiles: profile.Profiles = field(repr=False)
-
-    def recruit(
-        self,
-        asks: Sequence[Ask],
-        *,
-        k: int,
-        seeds: Sequence[int],
-        experts: Sequence[str] | None = None,
-        limits: Limits | None = None,
-    ) -> list[Recruitment]:
-        """The best `k` of all; the same for every ask, seeds play no part."""
-        panel.check(k, asks, seeds)
-        return panel.within(limits, self.evidence, partial(self._choose, k), asks, seeds, experts)
 
     def _choose(
         self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
     ) -> list[Recruitment]:
+        """The best `k` of all; the same for every ask, seeds play no part."""
         columns = panel.columns(self.evidence, experts)
         overall = self.profiles.overall()
         best = columns[np.argsort(-overall[columns], kind="stable")[:k]]

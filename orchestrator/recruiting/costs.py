@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from skills.evidence import Evidence, Floats
-
-Masks = npt.NDArray[np.bool_]
+from skills.evidence import Evidence, Floats, Masks
 
 SHRINKAGE = 8.0
 """Imagined answers of the pool's mean length beside an expert's own, so that few answers prove little."""

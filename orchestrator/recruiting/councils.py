@@ -8,9 +8,8 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from skills.evidence import Floats
+from skills.evidence import Floats, Masks
 
-Masks = npt.NDArray[np.bool_]
 Council = tuple[int, ...]
 """Columns of the evidence, ascending."""
 KEPT = 128

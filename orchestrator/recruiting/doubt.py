@@ -9,9 +9,8 @@ import numpy.typing as npt
 from orchestrator.recruiting import listwise
 from orchestrator.recruiting.ballots import Ballots
 from orchestrator.recruiting.councils import Overlap
-from skills.evidence import Floats
+from skills.evidence import Floats, Masks
 
-Masks = npt.NDArray[np.bool_]
 FOLDS = 5
 _SIZES = (1, 2, 3, 5, 8)
 """Councils that doubt is learnt on."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.recruiting.values import Ask
-from skills.evidence import Evidence, Floats
+from skills.evidence import Evidence, Floats, Masks
 
 LANDMARKS = 500
 """Profile questions that stand for all where there are more: 1,000 and 2,000 recruited no better on recorded data."""
@@ -27,7 +27,6 @@ _CLIP = 2.5
 RIDGES = (3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0)
 _DIGITS = re.compile(r"\d")
 _FORMULA = re.compile(r"[$\\=]")
-Masks = npt.NDArray[np.bool_]
 
 
 def surface(text: str, choices: Sequence[str], options: int = 0) -> list[float]:

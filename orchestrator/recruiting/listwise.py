@@ -3,10 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-from skills.evidence import Floats
+from skills.evidence import Floats, Masks
 
 Doubles = npt.NDArray[np.float64]
-Masks = npt.NDArray[np.bool_]
 _STEPS = 30
 _SETTLED = 1e-5
 

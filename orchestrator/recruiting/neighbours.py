@@ -2,23 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from orchestrator.recruiting import ballots, best_single, panel
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.likeness import OFF_DOMAIN_SIMILARITY
+from orchestrator.recruiting.panel import PanelRecruiter
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence, Floats
 
 NEIGHBOURS = 40
 SHRINKAGE = 10.0
 """Imagined tries at the expert's overall accuracy beside the neighbours' own."""
-OFF_DOMAIN_SIMILARITY = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighboursRecruiter(Recruiter):
+class NeighboursRecruiter(PanelRecruiter):
     """`neighbours`, fitted: nothing but the evidence, and everybody's overall accuracy."""
 
     correct: Floats = field(repr=False)
@@ -26,22 +25,10 @@ class NeighboursRecruiter(Recruiter):
     overall: Floats
     """(m,)"""
 
-    def recruit(
-        self,
-        asks: Sequence[Ask],
-        *,
-        k: int,
-        seeds: Sequence[int],
-        experts: Sequence[str] | None = None,
-        limits: Limits | None = None,
-    ) -> list[Recruitment]:
-        """The `k` with the highest accuracy near the question; their votes weigh as much. Seeds play no part."""
-        panel.check(k, asks, seeds)
-        return panel.within(limits, self.evidence, partial(self._choose, k), asks, seeds, experts)
-
     def _choose(
         self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
     ) -> list[Recruitment]:
+        """The `k` with the highest accuracy near the question; their votes weigh as much. Seeds play no part."""
         columns = panel.columns(self.evidence, experts)
         if not asks:
             return []

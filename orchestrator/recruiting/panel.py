@@ -1,13 +1,13 @@
 """Who may be recruited, drawing from them, and keeping to limits: what every strategy needs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.recruiting.costs import Limits
-from orchestrator.recruiting.values import Ask, NoExperts, Recruit, Recruitment, spent
+from orchestrator.recruiting.values import Ask, NoExperts, Recruit, Recruiter, Recruitment, spent
 from skills.evidence import Evidence
 
 Columns = npt.NDArray[np.intp]
@@ -48,35 +48,43 @@ def check(k: int, asks: Sequence[object], seeds: Sequence[int]) -> None:
         raise ValueError(f"one seed per ask: {len(seeds)} seeds for {len(asks)} asks")
 
 
-Choose = Callable[[Sequence[Ask], Sequence[int], Sequence[str] | None], list[Recruitment]]
-"""Asks, seeds and the names to recruit among -> recruitments that mind no limits."""
+@dataclass(frozen=True, kw_only=True)
+class PanelRecruiter(Recruiter):
+    """A strategy that minds no limits when it chooses: it is kept within them here."""
 
+    def recruit(
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> list[Recruitment]:
+        """What the strategy chooses where that is within `limits`.
 
-def within(
-    limits: Limits | None,
-    evidence: Evidence,
-    choose: Choose,
-    asks: Sequence[Ask],
-    seeds: Sequence[int],
-    experts: Sequence[str] | None,
-) -> list[Recruitment]:
-    """What `choose` recruits where it is within `limits`.
+        Elsewhere it chooses again among those who are within them alone, and the longest beginning of that which is
+        within them together is kept.
+        """
+        check(k, asks, seeds)
+        found = self._choose(k, asks, seeds, experts)
+        if limits is None or not asks:
+            return found
+        names = affordable(limits, [self.evidence.experts[column] for column in columns(self.evidence, experts)])
+        over = [row for row, each in enumerate(found) if not limits.affords(_names(each.recruits))]
+        again = self._choose(k, [asks[row] for row in over], [seeds[row] for row in over], names) if over else []
+        for row, each in zip(over, again, strict=True):
+            kept = each.recruits[:1]
+            while len(kept) < len(each.recruits) and limits.affords(_names(each.recruits[: len(kept) + 1])):
+                kept = each.recruits[: len(kept) + 1]
+            found[row] = told(replace(each, recruits=kept), limits, instead_of=found[row].recruits)
+        return [each if each.left is not None else told(each, limits, instead_of=each.recruits) for each in found]
 
-    Elsewhere it chooses again among those who are within them alone, and the longest beginning of that which is within
-    them together is kept.
-    """
-    found = choose(asks, seeds, experts)
-    if limits is None or not asks:
-        return found
-    names = affordable(limits, [evidence.experts[column] for column in columns(evidence, experts)])
-    over = [row for row, each in enumerate(found) if not limits.affords(_names(each.recruits))]
-    again = choose([asks[row] for row in over], [seeds[row] for row in over], names) if over else []
-    for row, each in zip(over, again, strict=True):
-        kept = each.recruits[:1]
-        while len(kept) < len(each.recruits) and limits.affords(_names(each.recruits[: len(kept) + 1])):
-            kept = each.recruits[: len(kept) + 1]
-        found[row] = told(replace(each, recruits=kept), limits, instead_of=found[row].recruits)
-    return [each if each.left is not None else told(each, limits, instead_of=each.recruits) for each in found]
+    def _choose(
+        self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
+    ) -> list[Recruitment]:
+        """At most `k` experts for each ask, among those named, at any cost."""
+        raise NotImplementedError
 
 
 def affordable(limits: Limits, names: Sequence[str]) -> list[str]:

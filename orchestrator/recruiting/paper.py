@@ -7,13 +7,12 @@ floor; experts are drawn without replacement; draws are seeded, ask by ask.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.recruiting import panel
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.panel import PanelRecruiter
 from orchestrator.recruiting.values import Ask, MatchedSkill, Recruit, Recruiter, Recruitment
 from skills import match, profile
 from skills.evidence import Evidence, Floats
@@ -28,26 +27,14 @@ Matches = Sequence[tuple[match.Match, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperRecruiter(Recruiter):
+class PaperRecruiter(PanelRecruiter):
     profiles: profile.Profiles = field(repr=False)
     vocabulary_embeddings: Floats | None = field(repr=False)
-
-    def recruit(
-        self,
-        asks: Sequence[Ask],
-        *,
-        k: int,
-        seeds: Sequence[int],
-        experts: Sequence[str] | None = None,
-        limits: Limits | None = None,
-    ) -> list[Recruitment]:
-        """Draw `k` experts per ask in proportion to suitability x competency; the weightiest is named first."""
-        panel.check(k, asks, seeds)
-        return panel.within(limits, self.evidence, partial(self._choose, k), asks, seeds, experts)
 
     def _choose(
         self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
     ) -> list[Recruitment]:
+        """Draw `k` experts per ask in proportion to suitability x competency; the weightiest is named first."""
         columns = panel.columns(self.evidence, experts)
         if not asks:
             return []

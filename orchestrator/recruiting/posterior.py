@@ -28,7 +28,7 @@ from orchestrator.recruiting.councils import Council, Overlap, Table
 from orchestrator.recruiting.doubt import Doubt
 from orchestrator.recruiting.likeness import Estimate, Likeness, Smoother
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
-from skills.evidence import Evidence, Floats
+from skills.evidence import Evidence, Floats, Masks
 
 LOCAL_RIDGE = 10.0
 """For an expert's strength here against the others: held-out choice of it gained nothing on recorded data."""
@@ -256,7 +256,7 @@ class Nearness:
 
     kernel: Floats
     """(a, landmarks); zero rows off-domain, which leave the overall means."""
-    off_domain: npt.NDArray[np.bool_]
+    off_domain: Masks
     chance: Floats
     """(a, m) that each expert is right."""
     spread: Floats

@@ -2,30 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from orchestrator.recruiting import panel
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.panel import PanelRecruiter
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomRecruiter(Recruiter):
-    def recruit(
-        self,
-        asks: Sequence[Ask],
-        *,
-        k: int,
-        seeds: Sequence[int],
-        experts: Sequence[str] | None = None,
-        limits: Limits | None = None,
-    ) -> list[Recruitment]:
-        panel.check(k, asks, seeds)
-        return panel.within(limits, self.evidence, partial(self._choose, k), asks, seeds, experts)
-
+class RandomRecruiter(PanelRecruiter):
     def _choose(
         self, k: int, asks: Sequence[Ask], seeds: Sequence[int], experts: Sequence[str] | None
     ) -> list[Recruitment]:
