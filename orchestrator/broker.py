@@ -6,10 +6,8 @@ import celery
 import redis
 
 from orchestrator.settings import Settings
-from workers.messages import Value
+from workers.messages import VISIBILITY_TIMEOUT_S, Value
 
-VISIBILITY_TIMEOUT_S = 6 * 3600
-"""Chunks are sent again by their leases, never by Redis: its own resending (after this) only makes duplicates."""
 SOCKET_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 16
 PUBLISH_RETRIES = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}

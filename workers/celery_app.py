@@ -17,8 +17,6 @@ from workers.messages import Chunk, Load, OnlineRequest, Prefetch, Value
 from workers.settings import WorkerSettings
 from workers.worker import Worker
 
-VISIBILITY_TIMEOUT_S = 12 * 3600
-"""Longer than any chunk: past it the broker would give a running chunk's message out again."""
 POLL_INTERVAL_S = 0.05
 """A consumer that is cancelled otherwise blocks up to a second."""
 EXIT_LOOP_FAILED = 70
@@ -88,7 +86,7 @@ def create(settings: WorkerSettings, thread: LoopThread) -> celery.Celery:
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "visibility_timeout": messages.VISIBILITY_TIMEOUT_S,
             "priority_steps": [0],
             "polling_interval": POLL_INTERVAL_S,
             "socket_keepalive": True,

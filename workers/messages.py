@@ -25,6 +25,9 @@ DEMAND_KEY = "muster:demand"
 """Redis hash: model key -> `Demand` JSON: online requests wait for a model that is resident nowhere."""
 WORKER_STALE_S = 5.0
 PROGRESS_INTERVAL_S = 1.0
+VISIBILITY_TIMEOUT_S = 12 * 3600
+"""Past it the broker gives an unacknowledged message out again: longer than any chunk takes. What is lost is sent again
+by its lease; the broker's own resending only makes duplicates."""
 CLAIM_TTL_S = 24 * 3600
 """Longer than any message may lie in a queue or come back to it."""
 LOST_CLAIM = "lost"

@@ -15,8 +15,8 @@ from tests.faults.checker import check, judge
 from tests.faults.house import LEASE_S, House, lines
 from tests.faults.ledger import Fault
 from tests.waiting import until
-from workers.celery_app import EXIT_DEVICE_LOST, VISIBILITY_TIMEOUT_S
-from workers.messages import bulk_queue
+from workers.celery_app import EXIT_DEVICE_LOST
+from workers.messages import VISIBILITY_TIMEOUT_S, bulk_queue
 
 SKEW_S = 300
 SHIM = r"""
