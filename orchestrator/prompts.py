@@ -14,8 +14,10 @@ Asked = Question | Sequence[ChatMessage]
 
 MAX_FUSED_CHARS = 6000
 """What the experts' texts may take of an aggregator's prompt, shared evenly (about 1,500 tokens)."""
-CHARS_PER_TOKEN = 3
-"""Cautious for English, so that an aggregator's prompt fits its context."""
+CHARS_PER_TOKEN = 4.0
+"""Of English text, in every tokenizer in use: what is expected."""
+CHARS_PER_TOKEN_MIN = 3
+"""Fewer are rare: for limits that must hold, such as that an aggregator's prompt fits its context."""
 _MIN_EXPERT_CHARS = 200
 _CUT = "\n[…]\n"
 _CHOICE_FORMAT = (

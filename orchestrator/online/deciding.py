@@ -185,6 +185,7 @@ class Decider:
         """The workers and what is known of models; None where the broker is away, which whoever sends will tell."""
         try:
             workers = await self._transport.workers()
+            awaited = self._transport.awaited()
         except transport.NoBroker:
             return None
 
@@ -194,6 +195,7 @@ class Decider:
                     workers=workers,
                     measured=costs.costs(session),
                     bulk_out={row.worker: row.units for row in session.execute(_BULK_OUT)},
+                    awaited=awaited,
                     waiting_max=self._settings.online_waiting,
                 )
 

@@ -128,7 +128,7 @@ class Fusing:
         query = self._asking.query
         sampling = query.sampling(self._asking.limited(aggregator.sampling))
         asked_chars = len(query.question.rendered()) + query.chars
-        room = (aggregator.model.context_tokens - sampling.max_tokens) * prompts.CHARS_PER_TOKEN - asked_chars
+        room = (aggregator.model.context_tokens - sampling.max_tokens) * prompts.CHARS_PER_TOKEN_MIN - asked_chars
         messages = prompts.aggregator_messages(
             self._asking.asked(aggregator),
             self._answered,

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from orchestrator import prompts
 from orchestrator.pool.costs import ModelCost
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.costs import Cost
 from workers.messages import Model, WorkerState
 
-CHARS_PER_TOKEN = 4.0
-"""Of English text, in every tokenizer in use. For limits that must hold, others count with 3."""
 LOAD_S = {"vllm": 60.0, "remote": 1.0, "stub": 1.0}
 TOKEN_S = 0.03
 """Of a model never measured, where none ever was: cautious for a GPU. Else the mean of those that were."""
@@ -35,6 +34,8 @@ class Supply:
     """By model key."""
     bulk_out: Mapping[str, int] = field(default_factory=dict)
     """Worker -> bulk units sent to it that have not ended."""
+    awaited: Mapping[str, int] = field(default_factory=dict)
+    """Model key -> online requests that wait here for its load: at a worker as soon as it is done."""
     waiting_max: int
     """Online requests that may wait at one worker beside those it answers."""
 
@@ -135,7 +136,7 @@ def refuse_if_full(model: Model, supply: Supply) -> None:
 
 def _tokens(expert: Expert, prompt_chars: int, completion_tokens: float) -> tuple[float, float]:
     """Of the prompt and of the completion, as far as can be told beforehand."""
-    prompt = (prompt_chars + len(expert.system_prompt)) / CHARS_PER_TOKEN
+    prompt = (prompt_chars + len(expert.system_prompt)) / prompts.CHARS_PER_TOKEN
     return prompt, min(completion_tokens, expert.sampling.max_tokens)
 
 
@@ -144,14 +145,24 @@ def is_full(worker: WorkerState, waiting_max: int) -> bool:
     return worker.online_running - worker.online_slots >= waiting_max
 
 
+def least_busy(ready: Sequence[WorkerState], waiting_max: int) -> WorkerState:
+    """Who is asked, of the workers that have the model: one with room if any has, by requests per place."""
+    return min(
+        ready,
+        key=lambda each: (is_full(each, waiting_max), each.online_running / max(each.online_slots, 1), each.worker),
+    )
+
+
 def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerState, float] | None:
     """The worker that would answer, and the seconds of the load before that; None where none alive can."""
     able = [worker for worker in supply.workers if worker.can_run(model)]
     ready = [worker for worker in able if worker.device == "none" or model.key in worker.resident]
     if ready:
-        return min(ready, key=lambda each: (each.online_running / max(each.online_slots, 1), each.worker)), 0.0
+        return least_busy(ready, supply.waiting_max), 0.0
     if not able:
         return None
+    awaited = supply.awaited.get(model.key, 0)
+    able = [each.model_copy(update={"online_running": each.online_running + awaited}) for each in able]
     loading = next((worker for worker in able if worker.loading == model.key), None)
     if loading is not None:
         return loading, _ready_s(model, loading, supply)
@@ -162,7 +173,11 @@ def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerSta
         other = _mean_or(supply.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0
         return other + supply.bulk_out.get(worker.worker, 0) * unit_s
 
-    chosen = min(able, key=lambda each: (loads[each.worker], wait_s(each) + _ready_s(model, each, supply), each.worker))
+    def preference(worker: WorkerState) -> tuple[bool, int, float, str]:
+        is_in_vain = is_full(worker, supply.waiting_max)
+        return is_in_vain, loads[worker.worker], wait_s(worker) + _ready_s(model, worker, supply), worker.worker
+
+    chosen = min(able, key=preference)
     loads[chosen.worker] += 1
     return chosen, wait_s(chosen) + _ready_s(model, chosen, supply)
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Protocol
 
 import anyio
@@ -16,6 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator import broker
+from orchestrator.online.pricing import least_busy
 from orchestrator.settings import Settings
 from workers.messages import (
     CANCELLED_KEY,
@@ -115,16 +116,23 @@ class Transport(Protocol):
         """Keys of the models that can answer without a load."""
         ...
 
+    def awaited(self) -> Mapping[str, int]:
+        """Model key -> requests of this process that wait for its load."""
+        ...
+
 
 class BrokerTransport:
     """Sends requests as Celery tasks to a worker's own online queue; replies come back on a Redis stream each."""
 
-    def __init__(self, client: "aioredis.Redis", app: celery.Celery) -> None:
+    def __init__(self, client: "aioredis.Redis", app: celery.Celery, *, waiting_max: int) -> None:
+        """`waiting_max`: online requests that may wait at one worker; others are asked where there is a choice."""
         self._redis = client
         self._app = app
+        self._waiting_max = waiting_max
         self._forgetting: set[asyncio.Task[None]] = set()
         self._sent: Counter[str] = Counter()
         """Worker -> requests sent to it from here that have not ended."""
+        self._awaited: Counter[str] = Counter()
         self._ahead_s = 0.0
         """How far this machine's clock is ahead of Redis's: each look at the workers tells."""
 
@@ -139,7 +147,7 @@ class BrokerTransport:
             socket_timeout=READ_BLOCK_S + 10,
             health_check_interval=30,
         )
-        return cls(client, broker.sender(settings))
+        return cls(client, broker.sender(settings), waiting_max=settings.online_waiting)
 
     async def aclose(self) -> None:
         for task in self._forgetting:
@@ -172,6 +180,9 @@ class BrokerTransport:
     async def resident(self) -> frozenset[str]:
         return frozenset(key for worker in await self.workers() for key in worker.resident)
 
+    def awaited(self) -> Mapping[str, int]:
+        return dict(self._awaited)
+
     async def stream(self, request: Request, model: Model, *, deadline_s: float) -> AsyncGenerator[Delta, None]:
         avoid: set[str] = set()
         lost: Completion | None = None
@@ -202,14 +213,26 @@ class BrokerTransport:
 
     async def _worker_for(self, model: Model, deadline_s: float, avoid: set[str]) -> str:
         """The least busy worker that can answer now; where a load comes first, waits for it. Raises as `stream`."""
+        if (worker := await self._ready(model, avoid)) is not None:
+            return worker
+        self._awaited[model.key] += 1
+        try:
+            return await self._loaded(model, deadline_s, avoid)
+        finally:
+            self._awaited[model.key] -= 1
+
+    async def _ready(self, model: Model, avoid: set[str]) -> str | None:
+        """The least busy worker that has the model; None if it is to be loaded. Raises `NoWorker`."""
+        able = [w for w in await self.workers() if w.can_run(model) and w.worker not in avoid]
+        if not able:
+            raise NoWorker(model)
+        ready = [w for w in able if w.device == "none" or model.key in w.resident]
+        return least_busy(ready, self._waiting_max).worker if ready else None
+
+    async def _loaded(self, model: Model, deadline_s: float, avoid: set[str]) -> str:
+        """Has the model loaded, and waits for it. Raises as `stream`."""
         demanded_until = 0.0
         while True:
-            able = [w for w in await self.workers() if w.can_run(model) and w.worker not in avoid]
-            if not able:
-                raise NoWorker(model)
-            ready = [w for w in able if w.device == "none" or model.key in w.resident]
-            if ready:
-                return min(ready, key=lambda w: (w.online_running / max(w.online_slots, 1), w.worker)).worker
             if (reason := await self._load_error(model)) is not None:
                 raise LoadFailed(f"{model.source} could not be loaded: {reason}")
             if time.time() + RESIDENT_POLL_S >= deadline_s:
@@ -219,6 +242,8 @@ class BrokerTransport:
             elif time.time() > demanded_until:
                 raise LoadFailed(f"{model.source} could not be loaded; GET /v1/experts and the worker's log say why")
             await asyncio.sleep(RESIDENT_POLL_S)
+            if (worker := await self._ready(model, avoid)) is not None:
+                return worker
 
     async def _load_error(self, model: Model) -> str | None:
         """Why the latest load of this model failed, if that was a moment ago."""

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from orchestrator import prompts
 from skills.evidence import Floats
 from skills.question import Question
 
 _QUESTIONS = {"id": None, "split": pl.String, "question": pl.String, "gold": pl.String}
 _OUTPUTS = {"id": None, "expert": pl.String, "answer": pl.String}
-
-CHARS_PER_TOKEN = 4.0
-"""Tokens were not recorded, but texts were: in English a token has about four characters, whatever the tokenizer."""
 
 
 class RecordedError(ValueError):
@@ -57,12 +55,12 @@ class Recorded:
         return found
 
     def tokens(self, rows: Sequence[int]) -> Floats | None:
-        """(rows, m) tokens of completions, by their lengths, NaN where there is no text; None: nowhere any."""
+        """(rows, m) tokens of completions, by the lengths of their texts, NaN where there is none; None: nowhere any."""
         found = np.full((len(rows), len(self.experts)), np.nan, np.float32)
         for place, row in enumerate(rows):
             for column, text in enumerate(self.texts[row]):
                 if text is not None:
-                    found[place, column] = len(text) / CHARS_PER_TOKEN
+                    found[place, column] = len(text) / prompts.CHARS_PER_TOKEN
         return None if np.isnan(found).all() else found
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import annotation, prompts
-from orchestrator.online.pricing import CHARS_PER_TOKEN
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.values import Answered
 from orchestrator.runs.pinned import seed_for
@@ -43,7 +42,7 @@ def aggregator(
     """The merging of experts' answers, cut to fit the aggregator's context. `expected`, `sampling`: as of `expert`."""
     sampled = sampling or of.sampling
     chars = len(asked.rendered()) if isinstance(asked, Question) else sum(len(turn.content) for turn in asked)
-    room = (of.model.context_tokens - sampled.max_tokens) * prompts.CHARS_PER_TOKEN - chars
+    room = (of.model.context_tokens - sampled.max_tokens) * prompts.CHARS_PER_TOKEN_MIN - chars
     messages = prompts.aggregator_messages(
         asked,
         answered,
@@ -66,7 +65,7 @@ def _asked(of: Expert, messages: Sequence[ChatMessage], sampling: Sampling, seed
     chars = sum(len(message.content) for message in messages)
     return Asked(
         request={"messages": turns, "sampling": plain, "adapter": of.adapter},
-        prompt_tokens=round(chars / CHARS_PER_TOKEN),
+        prompt_tokens=round(chars / prompts.CHARS_PER_TOKEN),
         completion_tokens=round(min(expected, sampling.max_tokens)),
     )
 

@@ -71,6 +71,9 @@ class ScriptedTransport:
     async def resident(self) -> frozenset[str]:
         return frozenset()
 
+    def awaited(self) -> Mapping[str, int]:
+        return {}
+
     def request_of(self, name: str) -> Request:
         return next(request for request in self.requests if request.id.endswith(f".{name}"))
 

@@ -14,7 +14,7 @@ def expert(name: str, model: Model, *, max_tokens: int = 500) -> Expert:
     return Expert(id=1, name=name, version=1, model=model, sampling=Sampling(max_tokens=max_tokens))
 
 
-def worker(name: str, *resident: Model, running: int = 0, loading: Model | None = None) -> WorkerState:
+def worker(name: str, *resident: Model, running: int = 0, slots: int = 4, loading: Model | None = None) -> WorkerState:
     return WorkerState(
         worker=name,
         at=0.0,
@@ -22,7 +22,7 @@ def worker(name: str, *resident: Model, running: int = 0, loading: Model | None 
         engines=("stub",),
         resident=tuple(model.key for model in resident),
         loading=None if loading is None else loading.key,
-        online_slots=4,
+        online_slots=slots,
         online_running=running,
     )
 
@@ -96,6 +96,21 @@ def test_a_full_worker_is_told_with_the_seconds_until_it_has_room() -> None:
         refuse_if_full(A, supply)
     assert caught.value.retry_after_s == 14
     refuse_if_full(A, Supply(workers=[worker("w", A, running=11)], measured=measured, waiting_max=8))
+
+
+def test_a_worker_with_room_goes_before_a_full_one_with_more_places() -> None:
+    workers = [worker("many", A, running=16, slots=8), worker("few", A, running=9, slots=4)]
+    found = priced(*workers, experts={"a": A})
+    assert (found.costs["a"].device, found.full) == ("few", {})
+    refuse_if_full(A, Supply(workers=workers, waiting_max=8))
+
+
+def test_requests_that_wait_for_a_load_are_counted_where_it_will_be() -> None:
+    supply = Supply(workers=[worker("w", A, running=2)], awaited={B.key: 10}, waiting_max=8)
+    with pytest.raises(QueueFull):
+        refuse_if_full(B, supply)
+    refuse_if_full(A, supply)
+    refuse_if_full(B, Supply(workers=[*supply.workers, worker("v")], awaited={B.key: 11}, waiting_max=8))
 
 
 def test_a_model_that_sleeps_wakes_sooner_than_it_loads() -> None:
