@@ -9,6 +9,7 @@ an expert that is not live; a name taken        409     invalid_request_error  e
 an idempotency key used for another request     409     invalid_request_error  idempotency_key_taken
 a body or file larger than the service takes    413     invalid_request_error  too_large
 too many queries in flight, or waiting          429     rate_limit_error       too_many_queries
+too many lines of runs open                     429     rate_limit_error       too_many_open_lines
 a fault of ours                                 500     server_error           internal_error
 every expert failed                             502     server_error           experts_failed
 no worker, nobody live, a part is away          503     server_error           no_worker, no_expert_live …
@@ -28,7 +29,7 @@ from orchestrator import wrong_field
 from orchestrator.online import deciding, gateway, pricing, queries, query, transport
 from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
-from orchestrator.runs import named, runs
+from orchestrator.runs import named, open_lines, runs
 from orchestrator.runs.batches import batches
 from orchestrator.storage import files
 from skills.embed import EmbedderMissing
@@ -97,6 +98,7 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     queries.UnknownQuery: _Shown(status=404, code="query_not_found", param="id"),
     gateway.TooManyQueries: _Shown(status=429, code="too_many_queries", retry_after_s=gateway.RETRY_AFTER_S),
     pricing.QueueFull: _Shown(status=429, code="too_many_queries"),
+    open_lines.TooManyOpenLines: _Shown(status=429, code="too_many_open_lines", retry_after_s=open_lines.RETRY_AFTER_S),
     gateway.DatabaseAway: _Shown(status=503, code="database_away", retry_after_s=RETRY_AFTER_S),
     deciding.NobodyLive: _Shown(status=503, code="no_expert_live", retry_after_s=RETRY_AFTER_S),
     NoExperts: _Shown(status=503, code="no_expert_live", retry_after_s=RETRY_AFTER_S),

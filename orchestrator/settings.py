@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     online_waiting: int = 64
     """Online requests that may wait at one worker beside those it answers; where all are so full, a query is told to
     come back (429)."""
+    open_lines: int = 1_000_000
+    """Lines of batches and benchmarks that may be open at a time; a submission beyond is told to come back (429)."""
     keep_queries_days: int = 30
     max_body_bytes: int = 8 * 2**20
     """Largest JSON body."""

@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 from orchestrator.fusion import aggregators, trials
 from orchestrator.pool import question_sets
 from orchestrator.pool.pool import Pool
-from orchestrator.runs import lines, pinning
+from orchestrator.runs import lines, open_lines, pinning
 from orchestrator.runs.pinned import Pinned
 from orchestrator.runs.pinning import RunRefused
 from orchestrator.settings import Settings
@@ -77,7 +77,7 @@ def submit_benchmark(
 
     `pool` holds the experts to recruit from. `baselines`: also ask every one of them, on all lines or a seeded part
     of them (`pinned.Baselines`). The same `idempotency_key` and `digest` (of the request) give the run they gave
-    before. Raises `RunRefused` and `KeyTaken`.
+    before. Raises `RunRefused`, `KeyTaken` and `TooManyOpenLines`.
     """
     if (present := submitted(session, idempotency_key, digest)) is not None:
         return present
@@ -93,6 +93,7 @@ def submit_benchmark(
         seed=seed,
         with_baselines=baselines,
     )
+    open_lines.refuse_if_too_many(session, settings, more=len(questions))
     run = insert(session, kind="benchmark", name=name, pinned=pinned, key=idempotency_key, digest=digest)
     if run is None:  # another request with this key was first
         present = submitted(session, idempotency_key, digest)

@@ -278,6 +278,24 @@ def test_a_batch_that_cannot_be_says_why(
     assert (caught.value.status_code, caught.value.param) == (status, param)
 
 
+def test_a_batch_too_many_is_told_to_come_back(driver: Driver, pool: None) -> None:
+    with (
+        served(driver.settings.model_copy(update={"open_lines": 3})) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
+    ):
+        wanted: Json = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        wanted["input_file_id"] = _upload(client, [_request("a")])
+        key = {"Idempotency-Key": "mine"}
+        made = client.batches.create(**wanted, extra_headers=key)
+        # Not yet read, its file may hold two lines.
+        with pytest.raises(openai.RateLimitError, match=r"up to 2 lines .*MUSTER_OPEN_LINES") as caught:
+            client.batches.create(**wanted)
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        assert client.batches.create(**wanted, extra_headers=key).id == made.id
+        driver.until(lambda: client.batches.retrieve(made.id).status == "in_progress")
+        assert client.batches.create(**wanted).status == "validating"
+
+
 def test_batches_are_listed_a_page_at_a_time(client: openai.OpenAI, driver: Driver, pool: None) -> None:
     ids = [_submit(client, [_request("a")]).id for _ in range(5)]
     assert [batch.id for batch in client.batches.list(limit=2)] == ids[::-1]

@@ -85,6 +85,24 @@ def test_a_key_gives_the_benchmark_it_gave_before_and_no_other(http: httpx.Clien
     assert made["id"] in other.json()["error"]["message"]
 
 
+def test_a_benchmark_too_many_is_told_to_come_back(http: httpx.Client, driver: Driver) -> None:
+    body = {"name": seeds.SET_NAME, "k": 2}
+    with (
+        served(driver.settings.model_copy(update={"open_lines": 30})) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        made = client.post("/v1/benchmarks", json=body, headers=KEY).json()
+        refused = client.post("/v1/benchmarks", json=body)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert refused.json()["error"]["code"] == "too_many_open_lines"
+        assert "18 lines" in refused.json()["error"]["message"]
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.post("/v1/benchmarks", json=body, headers=KEY).json()["id"] == made["id"]
+        client.post(f"/v1/benchmarks/{made['id']}/cancel")
+        driver.until(lambda: driver.is_done(made["id"]))
+        assert client.post("/v1/benchmarks", json=body).status_code == 202
+
+
 def test_two_benchmarks_are_compared_line_by_line(http: httpx.Client, driver: Driver, fake: FakeWorker) -> None:
     first = _run(http, driver, fake, wrong="history")
     second = _run(http, driver, fake, wrong="algebra: what is number 0", k=1)

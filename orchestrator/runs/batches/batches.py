@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from orchestrator.pool.pool import Pool
-from orchestrator.runs import pinning, runs
+from orchestrator.runs import open_lines, pinning, runs
 from orchestrator.runs.batches import line, window
 from orchestrator.runs.pinning import RunRefused
 from orchestrator.runs.runs import Counts
@@ -60,15 +60,17 @@ def submit(
     """Write a batch; its lines are read and checked by the stager.
 
     `pool`: the live experts, pinned here. The same `idempotency_key` gives the batch it gave before. Raises
-    `RunRefused`, `runs.KeyTaken` and `files.UnknownFile`.
+    `RunRefused`, `runs.KeyTaken`, `open_lines.TooManyOpenLines` and `files.UnknownFile`.
     """
     digest = runs.digest(KIND, input_file_id, endpoint, completion_window, dict(metadata or {}))
     if (present := runs.submitted(session, idempotency_key, digest)) is not None:
         return state(session, present.id)
     length_s = _check(endpoint, completion_window, metadata)
-    if files.get(session, input_file_id).purpose != PURPOSE:
+    file = files.get(session, input_file_id)
+    if file.purpose != PURPOSE:
         raise RunRefused(f"the file {input_file_id} was not uploaded with purpose 'batch'", param="input_file_id")
     pinned = pinning.for_batch(settings=settings, pool=pool)
+    open_lines.refuse_if_too_many(session, settings, more=open_lines.lines_at_most(file.bytes))
     run = runs.insert(
         session, kind=KIND, name="", pinned=pinned, status="validating", key=idempotency_key, digest=digest
     )
