@@ -75,7 +75,7 @@ class Fusing:
         )
         if choice.method != "aggregate":
             return choice
-        if len(self._generation.generated) >= decision.calls:
+        if len(self._answered) >= decision.calls:
             return choice.without_aggregator("the budget left no call for an aggregator")
         if options.fusion == "aggregate" or options.aggregator or await self._is_ready(aggregator):
             return choice
@@ -90,7 +90,7 @@ class Fusing:
         name = self._asking.query.options.aggregator or aggregators.pick(
             decision.pool.aggregators,
             [match.skill for match in decision.recruitment.skills],
-            [recruit.expert for recruit in decision.recruitment.recruits],
+            [recruit.expert for recruit in self._generation.recruitment.recruits],
         )
         return self._asking.expert(name)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,11 @@ from orchestrator.answers import grading
 from orchestrator.fusion import fusion
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import EXPERTS_SHARE, Event, Piece, Query, QueryFailed, QueryRefused, Stage, Usage
-from orchestrator.online.transport import Late, NoBroker, NoWorker, Transport, Trouble, WorkerLost
+from orchestrator.online.transport import Late, LoadFailed, NoBroker, NoWorker, Transport, Trouble, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
 from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.stand_ins import stand_ins
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
 from workers.messages import Completion, Delta, Request, Sampling
 
@@ -73,6 +75,11 @@ class Generated:
     trouble: Exception | None = None
     """What the transport met with, if it did."""
 
+    @property
+    def is_unloadable(self) -> bool:
+        """Its model could not be loaded: nothing was generated."""
+        return self.completion.fault == "model" or isinstance(self.trouble, LoadFailed)
+
     def as_json(self, *, with_text: bool) -> dict[str, Any]:
         found: dict[str, Any] = {
             "expert": self.recruit.expert,
@@ -93,15 +100,19 @@ class Generation:
     def __init__(self, asking: Asking) -> None:
         self._asking = asking
         self._generated: dict[str, Generated] = {}
+        self._gone: set[str] = set()
+        """Recruits whose models cannot be loaded, and in whose places others were asked."""
         self.seconds = 0.0
 
     @property
     def recruitment(self) -> Recruitment:
-        """The decision, with whoever was recruited after the first answers."""
+        """The decision, with whoever was recruited after the first answers, and without those they stand in for."""
         first = self._asking.decision.recruitment
-        known = {recruit.expert for recruit in first.recruits}
+        known = {recruit.expert for recruit in first.recruits} | self._gone
         later = tuple(each.recruit for each in self._generated.values() if each.recruit.expert not in known)
-        return self._asking.decision.recruiter.joined(first, later) if later else first
+        if not later:
+            return first
+        return self._asking.decision.recruiter.joined(first, later, without=self._gone)
 
     @property
     def generated(self) -> list[Generated]:
@@ -110,7 +121,7 @@ class Generation:
 
     async def answered(self) -> list[Answered]:
         """As fusion sees them: free-form answers that mean the same say the same."""
-        own = [each.answered for each in self.generated]
+        own = [each.answered for each in self.generated if each.recruit.expert not in self._gone]
         decision = self._asking.decision
         return await anyio.to_thread.run_sync(fusion.agreed, own, self._asking.query.question, decision.embed)
 
@@ -125,8 +136,16 @@ class Generation:
         self._refuse_if_nobody_answered()
 
     async def _single(self) -> AsyncGenerator[Event, None]:
-        """The one recruit, streamed as it comes, sampled as the client wished."""
-        (recruit,) = self._asking.decision.recruitment.recruits
+        """The one recruit, streamed as it comes, sampled as the client wished; else one that stands in for it."""
+        recruits: Sequence[Recruit] = self._asking.decision.recruitment.recruits
+        while recruits:
+            (recruit,) = recruits
+            async with contextlib.aclosing(self._streamed(recruit)) as events:
+                async for event in events:
+                    yield event
+            recruits = await self._instead()
+
+    async def _streamed(self, recruit: Recruit) -> AsyncGenerator[Event, None]:
         expert, visible = self._asking.expert(recruit.expert), VisibleStream()
         sampling = self._asking.query.sampling(self._asking.limited(expert.sampling))
         async with contextlib.aclosing(self._deltas(recruit, sampling)) as deltas:
@@ -142,7 +161,7 @@ class Generation:
             async with contextlib.aclosing(self._round(recruits)) as events:
                 async for event in events:
                     yield event
-            recruits = await self._more()
+            recruits = await self._instead() or await self._more()
 
     async def _round(self, recruits: Sequence[Recruit]) -> AsyncGenerator[Event, None]:
         """Ask all at once; an event as each one answers."""
@@ -194,6 +213,29 @@ class Generation:
             recruit=recruit, completion=completion, answered=answered, seconds=seconds, trouble=trouble
         )
 
+    async def _instead(self) -> Sequence[Recruit]:
+        """Others for recruits whose models cannot be loaded, each replaced once, while somebody still waits."""
+        asking, decision = self._asking, self._asking.decision
+        missing = [name for name, each in self._generated.items() if each.is_unloadable and name not in self._gone]
+        if not missing or time.time() >= asking.experts_deadline_s:
+            return ()
+        broken = {asking.expert(name).model.key for name in missing}
+        among = decision.limits.costs if decision.limits else asking.query.options.experts or decision.pool.experts
+        more = await anyio.to_thread.run_sync(
+            functools.partial(
+                stand_ins,
+                decision.recruiter,
+                decision.ask,
+                replace(self.recruitment, left=self._left()),
+                missing=missing,
+                asked=self._generated,
+                experts=[name for name in among if asking.expert(name).model.key not in broken],
+                seed=decision.seed,
+            )
+        )
+        self._gone |= {*missing} if more else set()
+        return more
+
     async def _more(self) -> Sequence[Recruit]:
         """Whom to ask next. A `k` that was asked for is kept to; else the calls are the bound, less an aggregator's.
 
@@ -202,7 +244,7 @@ class Generation:
         asking, decision = self._asking, self._asking.decision
         options, is_adaptive = asking.query.options, decision.recruitment.mean_calls is not None
         calls = len(decision.pool.experts) + 1 if is_adaptive and options.budget.calls is None else decision.calls
-        left = calls - len(self._generated) - 1
+        left = calls - (len(self._generated) - len(self._gone)) - 1
         if (options.k is not None and not is_adaptive) or left <= 0 or time.time() >= asking.experts_deadline_s:
             return ()
         answered = await self.answered()

@@ -133,18 +133,6 @@ class AdaptiveRecruiter(PosteriorRecruiter):
         is_sure = len(recruitment.recruits) >= pace.most or lead >= pace.enough
         return is_sure and recruitment.mean_calls < experts
 
-    def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
-        """Votes that stand in for one another are weighed anew."""
-        first = tuple(sorted(self.evidence.experts.index(each.expert) for each in recruitment.recruits))
-        everybody = tuple(sorted({*first, *(self.evidence.experts.index(each.expert) for each in more)}))
-        before, after = self.vote.doubt.scale * self.vote.overlap.shifts([first, everybody])
-        recruits = []
-        for place, each in enumerate((*recruitment.recruits, *more)):
-            column = self.evidence.experts.index(each.expert)
-            known = before[column] if place < len(first) else 0.0
-            recruits.append(dataclasses.replace(each, weight=each.weight + float(after[column] - known)))
-        return dataclasses.replace(recruitment, recruits=tuple(recruits), left=spent(recruitment.left, more))
-
     def next_one(self, near: Nearness, row: int, asked: Council, left: Sequence[int]) -> int:
         """The column, among those left, whose joining helps most near this question."""
         values = self._next_to(asked).at(near.kernel[row : row + 1])[0]

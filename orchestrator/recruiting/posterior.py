@@ -5,7 +5,7 @@ beside the others' votes (`listwise`), what choices show by themselves (`choice_
 set of experts is right near a question (`councils`). docs/recruiting.md has it in words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -119,6 +119,36 @@ class PosteriorRecruiter(Recruiter):
         for row, each in zip(over, afforded, strict=True):
             found[row] = panel.told(each, limits, instead_of=found[row].recruits)
         return [each if each.left is not None else panel.told(each, limits, instead_of=each.recruits) for each in found]
+
+    def others(
+        self, ask: Ask, recruitment: Recruitment, *, k: int, seed: int, experts: Sequence[str]
+    ) -> tuple[Recruit, ...]:
+        """A council of them; with the weights that votes have when everybody votes."""
+        (found,) = PosteriorRecruiter.recruit(self, [ask], k=k, seeds=[seed], experts=experts, limits=recruitment.left)
+        (shifts,) = self._shifts([found.recruits])
+        return tuple(replace(each, weight=each.weight - shifts[each.expert]) for each in found.recruits)
+
+    def joined(
+        self, recruitment: Recruitment, more: Sequence[Recruit], *, without: Collection[str] = ()
+    ) -> Recruitment:
+        """Votes that stand in for one another are weighed anew. `more` have the weights of when everybody votes."""
+        whole = super().joined(recruitment, more, without=without)
+        before, after = self._shifts([recruitment.recruits, whole.recruits])
+        recruits = [
+            replace(each, weight=each.weight + (after[each.expert] - before.get(each.expert, 0.0)))
+            for each in whole.recruits
+        ]
+        return replace(whole, recruits=tuple(recruits))
+
+    def _shifts(self, groups: Sequence[Sequence[Recruit]]) -> list[dict[str, float]]:
+        """Expert -> what its weight gains where only these recruits vote."""
+        names = self.evidence.experts
+        seated = [tuple(sorted(names.index(each.expert) for each in group)) for group in groups]
+        shifts = self.vote.doubt.scale * self.vote.overlap.shifts(seated)
+        return [
+            {names[column]: float(row[column]) for column in council}
+            for council, row in zip(seated, shifts, strict=True)
+        ]
 
     def _seat(self, asks: Sequence[Ask], near: "Nearness", seats: Sequence["Seat"]) -> list[Recruitment]:
         """A recruitment for each ask, from its council and that council's gain."""

@@ -1,6 +1,6 @@
 """What goes into recruiting and what comes out: plain frozen values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -130,9 +130,27 @@ class Recruiter:
         """Whom to recruit next, having seen `answered` (adaptive k); empty when enough is known."""
         return ()
 
-    def joined(self, recruitment: Recruitment, more: Sequence[Recruit]) -> Recruitment:
-        """The recruitment with `more` recruits in it: what is voted by once they have answered, too."""
-        return replace(recruitment, recruits=(*recruitment.recruits, *more), left=spent(recruitment.left, more))
+    def others(
+        self, ask: Ask, recruitment: Recruitment, *, k: int, seed: int, experts: Sequence[str]
+    ) -> tuple[Recruit, ...]:
+        """At most `k` of `experts` besides, chosen as at first, within what is left. `joined` weighs them."""
+        (found,) = self.recruit([ask], k=k, seeds=[seed], experts=experts, limits=recruitment.left)
+        return found.recruits[:k]
+
+    def joined(
+        self, recruitment: Recruitment, more: Sequence[Recruit], *, without: Collection[str] = ()
+    ) -> Recruitment:
+        """The recruitment with `more` recruits in it: what is voted by once they have answered, too.
+
+        `without`: experts that are out of it, and are not recruited again.
+        """
+        stay = (each for each in recruitment.recruits if each.expert not in without)
+        return replace(
+            recruitment,
+            recruits=(*stay, *more),
+            among=tuple(name for name in recruitment.among if name not in without),
+            left=spent(recruitment.left, more),
+        )
 
 
 def spent(left: Limits | None, more: Sequence[Recruit]) -> Limits | None:

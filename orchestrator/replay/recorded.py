@@ -55,7 +55,7 @@ class Recorded:
         return found
 
     def tokens(self, rows: Sequence[int]) -> Floats | None:
-        """(rows, m) tokens of completions, by the lengths of their texts, NaN where there is none; None: nowhere any."""
+        """(rows, m) tokens of completions, by their texts' lengths, NaN where there is no text; None: nowhere any."""
         found = np.full((len(rows), len(self.experts)), np.nan, np.float32)
         for place, row in enumerate(rows):
             for column, text in enumerate(self.texts[row]):

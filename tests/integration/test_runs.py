@@ -215,6 +215,31 @@ def test_a_model_that_cannot_be_loaded_is_set_aside_and_the_run_goes_on(
     assert "bad failed" in str(driver.scalar("SELECT fused->>'note' FROM instance LIMIT 1"))
 
 
+@pytest.mark.parametrize(("k", "baselines"), [(2, False), (2, True), (1, False)])
+def test_others_answer_in_place_of_an_expert_that_cannot_be_loaded(
+    driver: Driver, redis_url: str, tmp_path: Path, k: int, baselines: bool
+) -> None:
+    sources = {"ada": "stub:good", "bad": "stub:broken?fail_load=no+memory", "cyd": "stub:good"}
+    with WorkerProcess(redis_url, tmp_path):
+        run = submit(driver, 20, sources=sources, k=k, strategy="random", baselines=baselines)
+        driver.until(lambda: driver.is_done(run.id))
+    with driver.session() as session:
+        lines = list(runs.results(session, run.id))
+    asked_in_vain = 0
+    for line in lines:
+        recruits = {recruit["expert"]: recruit["why"] for recruit in line["decision"]["recruits"]}
+        answered = {each["expert"] for each in line["completions"] if each["state"] == "done"}
+        assert len(recruits) == k
+        assert recruits.keys() <= answered <= {"ada", "cyd"}
+        assert (line["error"], line["fused"]["note"].count("bad")) == (None, 0)
+        asked_in_vain += any("instead of bad: its model cannot be loaded" in why for why in recruits.values())
+        experts = [each["expert"] for each in line["completions"]]
+        assert len(experts) == len(set(experts))
+    assert asked_in_vain > 0
+    # Once, or for each of the chunks that were on their way by then.
+    assert driver.scalar("SELECT count(*) FROM load WHERE error IS NOT NULL") in (1, 2)
+
+
 def test_an_unanswerable_line_fails_alone(driver: Driver, redis_url: str, tmp_path: Path) -> None:
     with WorkerProcess(redis_url, tmp_path):
         with driver.session() as session:

@@ -17,20 +17,17 @@ from orchestrator.fusion import aggregators, choosing, fusion
 from orchestrator.fusion.choosing import Choice
 from orchestrator.fusion.fusion import Fused
 from orchestrator.online import deciding
-from orchestrator.online.pricing import token_costs
 from orchestrator.recruiting.costs import Limits
-from orchestrator.recruiting.values import Answered, Ask, NoExperts, Recruit, Recruitment
+from orchestrator.recruiting.values import Answered, NoExperts, Recruitment
 from orchestrator.runs import asking
 from orchestrator.runs.pinned import seed_for
-from orchestrator.runs.staging import direct
-from orchestrator.runs.staging.context import Context, is_adaptive
+from orchestrator.runs.staging import direct, rounds
+from orchestrator.runs.staging.context import Context
 from orchestrator.runs.staging.terms import Recruiting, Terms
 from orchestrator.runs.staging.terms import of as terms_of
 from orchestrator.runs.staging.work import Batch, Instance, Unit, units_of
 from orchestrator.storage import stored
 from skills import annotate
-
-ROUNDS_MAX = 8
 
 _PROMOTE = sa.text(
     """
@@ -85,11 +82,10 @@ def generated(session: Session, context: Context, instances: Sequence[Instance])
             continue
         terms = _terms(context, instance)
         recruitment = stored.recruitment_of(instance.decision or {})
-        answered = _answered(context, instance, own)
-        wanted = _more(context, terms, instance, _left(context, terms, recruitment, own), answered)
-        more = [recruit for recruit in wanted if recruit.expert not in quarantined]
-        if more:
-            _next_round(session, context, instance, recruitment, more, batch)
+        answered = _answered(context, recruitment, instance, own)
+        wanted = rounds.wanted(context, terms, instance, recruitment, own, answered, quarantined)
+        if wanted.more:
+            _next_round(session, context, instance, recruitment, wanted, batch)
             continue
         name = _aggregator(context, terms, recruitment, quarantined)
         choice = _choose(context, terms, instance, recruitment, answered, name)
@@ -117,7 +113,7 @@ def aggregated(session: Session, context: Context, instances: Sequence[Instance]
     for instance in instances:
         own = units.get(instance.id, [])
         recruitment = stored.recruitment_of(instance.decision or {})
-        answered = _answered(context, instance, own)
+        answered = _answered(context, recruitment, instance, own)
         (merging,) = (unit for unit in own if unit.stage == "fuse")
         merged = merging.answered(instance.question)
         choice = _choose(context, _terms(context, instance), instance, recruitment, answered, merging.expert)
@@ -135,9 +131,10 @@ def completed(session: Session, context: Context, instances: Sequence[Instance])
     return batch
 
 
-def _answered(context: Context, instance: Instance, units: Sequence[Unit]) -> list[Answered]:
+def _answered(context: Context, recruitment: Recruitment, instance: Instance, units: Sequence[Unit]) -> list[Answered]:
     """What the recruits said, as fusion sees it: free-form answers that mean the same say the same."""
-    own = [unit.answered(instance.question) for unit in units if unit.stage == "generate"]
+    names = {recruit.expert for recruit in recruitment.recruits}  # others may stand in for some that were asked
+    own = [unit.answered(instance.question) for unit in units if unit.stage == "generate" and unit.expert in names]
     return fusion.agreed(own, instance.question, context.embedder().embed)
 
 
@@ -161,7 +158,7 @@ def _recruit(
     alike: dict[Recruiting, list[tuple[Instance, tuple[str, ...]]]] = defaultdict(list)
     for instance, skills in named:
         terms = _terms(context, instance)
-        if (limits := _limits(context, terms)) is None:
+        if (limits := rounds.limits(context, terms)) is None:
             alike[terms.recruiting].append((instance, skills))
         else:  # what it may cost is its own
             _recruit_among(context, terms.recruiting, quarantined, [(instance, skills)], batch, limits=limits)
@@ -180,7 +177,7 @@ def _recruit_among(
 ) -> None:
     available = [name for name in wanted.experts or context.experts if name not in quarantined]
     seeds = [_recruiting_seed(context, instance) for instance, _ in named]
-    asks = _asks(context, named)
+    asks = rounds.asks(context, named)
     try:
         recruitments = context.recruiter(wanted.strategy).recruit(
             asks, k=wanted.k, seeds=seeds, experts=available, limits=limits
@@ -203,31 +200,6 @@ def _recruit_among(
         batch.move(instance, "generate", decision=decision, round=0)
 
 
-def _limits(context: Context, terms: Terms) -> Limits | None:
-    """What the line may cost in tokens; None: any number. Seconds are no matter for a run."""
-    if context.pool is None or terms.query is None or terms.query.options.budget.tokens is None:
-        return None
-    tokens = terms.query.tokens_for_experts(recruits=terms.recruiting.k, calls=terms.calls)
-    costs = token_costs(context.experts, prompt_chars=terms.query.chars, completion_tokens=context.completion_tokens)
-    return Limits(costs=costs, tokens=tokens)
-
-
-def _asks(context: Context, named: Sequence[tuple[Instance, tuple[str, ...]]]) -> list[Ask]:
-    embedder = context.embedder()
-    vectors = embedder.embed([instance.question.text for instance, _ in named])
-    return [
-        Ask(
-            text=instance.question.text,
-            embedding=vector,
-            skills=skills,
-            skill_embeddings=embedder.embed(skills) if skills else None,
-            options=len(instance.question.options),
-            choices=instance.question.options,
-        )
-        for (instance, skills), vector in zip(named, vectors, strict=True)
-    ]
-
-
 def _generate(
     context: Context, instance: Instance, names: Sequence[str], *, stage: str, round: int, batch: Batch, recruits: int
 ) -> None:
@@ -247,46 +219,26 @@ def _generate(
         batch.ask(instance, expert, asked, stage=stage, round=round)
 
 
-def _left(context: Context, terms: Terms, recruitment: Recruitment, own: Sequence[Unit]) -> Recruitment:
-    """The recruitment with what may still be spent, by what the answers so far really took."""
-    if (limits := _limits(context, terms)) is None or limits.tokens is None:
-        return recruitment
-    taken = sum(unit.tokens for unit in own if unit.stage == "generate")
-    return dataclasses.replace(recruitment, left=dataclasses.replace(limits, tokens=limits.tokens - taken))
-
-
-def _more(
-    context: Context, terms: Terms, instance: Instance, recruitment: Recruitment, answered: Sequence[Answered]
-) -> tuple[Recruit, ...]:
-    recruiter = context.recruiter(terms.recruiting.strategy)
-    left = terms.calls_left(made=len(answered), is_adaptive=recruitment.mean_calls is not None)
-    if not is_adaptive(recruiter) or instance.round + 1 >= ROUNDS_MAX or left == 0:
-        return ()
-    skills = tuple((instance.decision or {}).get("annotated", ()))
-    (ask,) = _asks(context, [(instance, skills)])
-    present = {recruit.expert for recruit in recruitment.recruits}
-    more = recruiter.more(ask, recruitment, answered)
-    return tuple(recruit for recruit in more if recruit.expert not in present)[:left]
-
-
 def _next_round(
     session: Session,
     context: Context,
     instance: Instance,
     recruitment: Recruitment,
-    more: Sequence[Recruit],
+    wanted: rounds.Wanted,
     batch: Batch,
 ) -> None:
     """Have more experts generate; those that answer for the baselines anyway need not answer twice."""
     round = instance.round + 1
-    names = [recruit.expert for recruit in more]
+    names = [recruit.expert for recruit in wanted.more]
     promoted = set(session.scalars(_PROMOTE, params={"round": round, "instance": instance.id, "experts": names}).all())
     missing = [name for name in names if name not in promoted]
     recruits = len(recruitment.recruits)
     _generate(context, instance, missing, stage="generate", round=round, batch=batch, recruits=recruits)
     decision: dict[str, Any] = dict(instance.decision or {})
-    joined = context.recruiter(_terms(context, instance).recruiting.strategy).joined(recruitment, more)
+    recruiter = context.recruiter(_terms(context, instance).recruiting.strategy)
+    joined = recruiter.joined(recruitment, wanted.more, without=wanted.instead_of)
     decision["recruits"] = [stored.recruit_json(recruit) for recruit in joined.recruits]
+    decision["among"] = list(joined.among)
     # Should all of them have answered for the baselines already, nothing else would wake the instance.
     batch.move(instance, "generate", ready=not missing, round=round, decision=decision)
 

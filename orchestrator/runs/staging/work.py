@@ -79,6 +79,11 @@ class Unit:
         return self.state in ("pending", "sent")
 
     @property
+    def is_unloadable(self) -> bool:
+        """It failed because its model cannot be loaded: nothing was generated."""
+        return self.state == "failed" and self.completion.get("fault") == "model"
+
+    @property
     def tokens(self) -> int:
         """Of its prompt and its completion."""
         return int(self.completion.get("prompt_tokens") or 0) + int(self.completion.get("completion_tokens") or 0)

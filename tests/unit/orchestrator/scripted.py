@@ -12,6 +12,7 @@ from orchestrator.online.deciding import Annotated, Decision
 from orchestrator.online.query import Options, Query
 from orchestrator.online.transport import Late
 from orchestrator.pool.pool import Expert, Pool
+from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
 from workers.messages import ChatMessage, Completion, Delta, Model, Request, Sampling, WorkerState
@@ -23,13 +24,25 @@ EVIDENCE = Evidence(
 
 @dataclass(frozen=True, kw_only=True)
 class AskMore(Recruiter):
-    """Wants to hear these experts besides, one at a time."""
+    """Wants to hear these experts besides, one at a time. Recruits by name."""
 
-    others: tuple[str, ...] = ()
+    more_of: tuple[str, ...] = ()
+
+    def recruit(
+        self,
+        asks: Sequence[Ask],
+        *,
+        k: int,
+        seeds: Sequence[int],
+        experts: Sequence[str] | None = None,
+        limits: Limits | None = None,
+    ) -> list[Recruitment]:
+        recruits = tuple(recruit(name) for name in sorted(experts or ())[:k])
+        return [Recruitment(strategy="scripted", recruits=recruits) for _ in asks]
 
     def more(self, ask: Ask, recruitment: Recruitment, answered: Sequence[Answered]) -> tuple[Recruit, ...]:
         heard = {item.expert for item in answered}
-        return tuple(recruit(name) for name in self.others if name not in heard)[:1]
+        return tuple(recruit(name) for name in self.more_of if name not in heard)[:1]
 
 
 @dataclass
@@ -83,7 +96,7 @@ def recruit(name: str, weight: float = 1.0) -> Recruit:
 
 
 def expert(name: str, number: int = 1) -> Expert:
-    model = Model(source="stub:shared", context_tokens=1000)
+    model = Model(source=f"stub:{name}", context_tokens=1000)
     return Expert(id=number, name=name, version=1, model=model, system_prompt=f"You are {name}.", sampling=Sampling())
 
 
@@ -110,7 +123,7 @@ def decision(*recruits: Recruit, calls: int = 10, others: tuple[str, ...] = (), 
     )
     return Decision(
         pool=pool,
-        recruiter=AskMore(evidence=EVIDENCE, others=others),
+        recruiter=AskMore(evidence=EVIDENCE, more_of=others),
         recruitment=Recruitment(strategy="scripted", recruits=recruits),
         ask=Ask(text="", embedding=np.zeros(2, np.float32)),
         annotated=Annotated(),

@@ -10,7 +10,7 @@ from orchestrator.fusion.synthesis import Trial
 from orchestrator.online import online
 from orchestrator.online.deciding import Decision
 from orchestrator.online.query import Answer, Budget, Event, Options, Piece, QueryFailed, QueryRefused, Stage
-from orchestrator.online.transport import Late, NoWorker, WorkerLost
+from orchestrator.online.transport import Late, LoadFailed, NoWorker, WorkerLost
 from tests.unit.orchestrator import scripted
 from tests.unit.orchestrator.scripted import ScriptedTransport, decision, query, recruit
 from workers.messages import Completion
@@ -240,3 +240,46 @@ async def test_an_expert_asked_by_name_streams_its_own_words() -> None:
     (request,) = transport.requests
     assert request.sampling.max_tokens == 7
     assert [turn.role for turn in request.messages] == ["system", "user"]
+
+
+async def test_an_expert_that_cannot_be_loaded_gives_its_place_to_another() -> None:
+    broken = Completion(id="x", finish_reason="error", error="no memory", fault="model")
+    transport = ScriptedTransport({"a": LoadFailed("no weights"), "b": "(B)", "c": broken, "d": "(B)"})
+    answer = _answer(await _events(transport, query(CHOICE, options=Options(k=2)), _decided("ab", "cd")))
+    assert answer.explanation is not None
+    assert [each["expert"] for each in answer.explanation["recruits"]] == ["b", "d"]
+    assert answer.explanation["recruits"][1]["why"] == "scripted; instead of c: its model cannot be loaded"
+    assert {each["expert"]: each["error"] for each in answer.explanation["answers"]} == {
+        "a": "no weights",
+        "b": None,
+        "c": "no memory",
+        "d": None,
+    }
+    assert "2 of 2 experts agree" in answer.explanation["note"]
+
+
+async def test_the_only_recruit_gives_its_place_before_anything_is_streamed() -> None:
+    transport = ScriptedTransport({"a": LoadFailed("no weights"), "b": "The answer is (B)."})
+    asked = query(CHOICE, options=Options(k=1), temperature=0.1)
+    events = await _events(transport, asked, _decided("a", "b"))
+    assert _streamed(events) == _answer(events).text == "The answer is (B)."
+    assert transport.request_of("b").sampling.temperature == 0.1
+
+
+async def test_experts_of_a_broken_model_do_not_stand_in_for_each_other() -> None:
+    transport = ScriptedTransport({"a": LoadFailed("no weights")})
+    decided = _decided("a", "b")
+    decided.pool.experts["b"] = dataclasses.replace(decided.pool.experts["b"], model=decided.pool.experts["a"].model)
+    with pytest.raises(QueryFailed, match="no weights"):
+        await _events(transport, query(CHOICE), decided)
+    assert len(transport.requests) == 1
+
+
+async def test_nobody_stands_in_for_an_expert_that_failed_otherwise() -> None:
+    transport = ScriptedTransport({"a": WorkerLost("gone"), "b": "(B)"})
+    await _events(transport, query(CHOICE), _decided("ab", "c"))
+    assert len(transport.requests) == 2
+
+
+def _decided(recruits: str, others: str) -> Decision:
+    return decision(*map(recruit, recruits), k_all=others, calls=len(recruits) + 1)
