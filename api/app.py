@@ -31,6 +31,7 @@ from orchestrator.online.gateway import Gateway
 from orchestrator.pool.question_sets import TextEmbedder
 from orchestrator.runs import events
 from orchestrator.settings import Settings
+from orchestrator.version import VERSION
 
 ROUTERS = (
     chat.router,
@@ -72,7 +73,7 @@ def create_app(settings: Settings, *, load_embedder: Callable[[], TextEmbedder] 
             await asyncio.gather(forgetting, return_exceptions=True)
             await gateway.close()
 
-    app = FastAPI(title="Muster", description=ABOUT, version="0.1.0", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(title="Muster", description=ABOUT, version=VERSION, lifespan=lifespan, redirect_slashes=False)
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)

@@ -86,6 +86,10 @@ def section(title: str, *parts: str, note: str = "") -> str:
     return f"<section><h2>{text(title)}</h2>{told}{body}</section>" if body else ""
 
 
+def paragraphs(texts: Iterable[str]) -> str:
+    return "".join(f"<p>{text(each)}</p>" for each in texts)
+
+
 def chart(caption: str, first: str, rows: Sequence[Row], *, is_difference: bool = False) -> str:
     """Estimates as dots with intervals on one scale: shares from 0 to 100 %, or differences around 0."""
     known = [row for row in rows if row.estimate]

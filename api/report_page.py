@@ -33,6 +33,7 @@ def page(report: Json) -> str:
     return html.document(
         f"{str(report['kind']).capitalize()} {report['name'] or report['run']}",
         lead,
+        html.section("To be careful about", html.paragraphs(report.get("warnings", ()))),
         html.cards(_cards(report)),
         html.section(
             "Beside its baselines",
@@ -53,7 +54,7 @@ def page(report: Json) -> str:
         html.section(
             "What was pinned",
             html.details("Settings", report["settings"]),
-            html.details("Versions", report["versions"]),
+            html.details("Versions", {"muster": report.get("muster"), **report["versions"]}),
         ),
     )
 

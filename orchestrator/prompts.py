@@ -1,11 +1,14 @@
 """The messages that experts and aggregators are asked with. Pure: values in, messages out."""
 
+import functools
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 
 from orchestrator.answers import grading
 from orchestrator.recruiting.values import Answered
+from skills import annotate
 from skills.question import Question
 from workers.messages import ChatMessage
 
@@ -96,6 +99,27 @@ def aggregator_messages(
             _user(f"{last.content}\n\n{fenced}\n\nAnswer the message above the fenced texts, without mentioning them."),
         )
     return _with_system(rules, turns)
+
+
+@functools.cache
+def digest() -> str:
+    """Names the wording of everything that models are told: where it changes, answers may.
+
+    Taken of the messages themselves, made for samples, so that no template can be forgotten.
+    """
+    choice = Question(id="q", text="Which?", options=("this", "that"), answer="A")
+    value = Question(id="q", text="What?", answer="1")
+    turns = (_user("Why?"),)
+    answered = [Answered(expert="e", answer="A", text="The answer is (A).")]
+    told: list[object] = [annotate.messages("Which?")]
+    for asked in (choice, value, turns):
+        for room in (1, ROOM_TO_THINK_TOKENS):
+            for messages in (
+                expert_messages("Be brief.", asked, max_tokens=room),
+                aggregator_messages(asked, answered, max_tokens=room),
+            ):
+                told.append([(each.role, each.content) for each in messages])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _with_system(system_prompt: str, turns: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:

@@ -45,6 +45,10 @@ def parse(lines: Iterable[str]) -> list[Question]:
 def _object(line: str) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
+        if "\\ud" in line.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair, which is no text: write the character itself") from None
     except (json.JSONDecodeError, RecursionError) as error:
         where = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise ValueError(f"this is not JSON{where}") from None

@@ -4,12 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator import broker
 from orchestrator.dispatch.dispatcher import Dispatcher
+from orchestrator.runs import lines
 from orchestrator.runs.stager import Stager
 from orchestrator.settings import Settings
 from orchestrator.storage import database
@@ -68,10 +70,19 @@ class Driver:
         with database.session(self.engine) as session:
             yield session
 
+    def lines(self, run_id: str) -> list[dict[str, Any]]:
+        """The run's lines that are done, with their provenance."""
+        return list(lines.results(self.session, run_id))
+
     def scalar(self, statement: str, **values: object) -> object:
         """One value of the database."""
         with self.session() as session:
             return session.execute(sa.text(statement), values).scalar()
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Change the database."""
+        with self.session() as session:
+            session.execute(sa.text(statement), values)
 
     def status(self, run_id: str) -> object:
         return self.scalar("SELECT status FROM run WHERE id = :run", run=run_id)

@@ -15,7 +15,7 @@ from api.state import GatewayDep, SettingsDep
 from orchestrator.online.gateway import Gateway
 from orchestrator.online.query import K_MAX, ExpertName
 from orchestrator.pool import pool, question_sets
-from orchestrator.runs import comparison, named, report, runs
+from orchestrator.runs import comparison, lines, named, report, runs
 from orchestrator.settings import Settings
 from orchestrator.storage import files
 from orchestrator.storage.tables import RunRow
@@ -145,14 +145,13 @@ def get_results(
 ) -> StreamingResponse:
     """Every line that is done, as JSONL, with its provenance. `after`: only lines behind this position."""
     with gateway.session() as session:
-        runs.get(session, _plain(run_id))
+        run_id = runs.get(session, _plain(run_id)).id
     return StreamingResponse(_lines(gateway, run_id, after), media_type="application/jsonl")
 
 
 def _lines(gateway: Gateway, run_id: str, after: int) -> Iterator[bytes]:
-    with gateway.session() as session:
-        for line in runs.results(session, run_id, after=after):
-            yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    for line in lines.results(gateway.session, run_id, after=after):
+        yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
 def _preferred(accept: str | None) -> str:

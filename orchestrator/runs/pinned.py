@@ -52,6 +52,8 @@ class Pinned(BaseModel):
     """Only for profile and aggregator runs."""
     items: dict[str, list[dict[str, Any]]] = {}
     """Only for an aggregator test: custom id -> the completions to merge."""
+    prompts: str = ""
+    """`prompts.digest()` at submission; "" for runs of before it was pinned."""
     natural: dict[str, dict[str, Any]] = {}
     """Only for an aggregator test: custom id -> recruits and what they had answered (`stored.item_json`), to merge."""
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator import recruiting, residency
+from orchestrator import prompts, recruiting, residency
 from orchestrator.fusion import aggregators, fusion, trials
 from orchestrator.online import deciding
 from orchestrator.pool.pool import Pool, pins
+from orchestrator.recruiting.values import NoExperts
 from orchestrator.runs.pinned import Baselines, Pinned, Stage
 from orchestrator.settings import Settings
 from orchestrator.storage import stored
@@ -44,7 +45,7 @@ def for_benchmark(
     seed: int = 0,
     with_baselines: bool = True,
 ) -> Pinned:
-    """Settings of a benchmark, checked and completed by the service's defaults. Raises `RunRefused`."""
+    """Settings of a benchmark, checked and completed by the service's defaults. Raises `RunRefused`, `NoExperts`."""
     strategy, method = strategy or settings.strategy, method or settings.fusion
     annotated_by = annotated_by or settings.annotation
     _check_questions(questions)
@@ -59,6 +60,7 @@ def for_benchmark(
         "fuse": _fusing(pool, questions, method, aggregator, strategy),
     }
     return Pinned(
+        prompts=prompts.digest(),
         lines=len(questions),
         seed=seed,
         models=_models(pool),
@@ -79,12 +81,13 @@ def for_benchmark(
 def for_batch(*, settings: Settings, pool: Pool) -> Pinned:
     """Settings of a batch, for what its lines leave out; how many they are is pinned once they are read.
 
-    Raises `RunRefused`.
+    Raises `RunRefused` and `NoExperts`.
     """
     strategy, method, annotated_by = settings.strategy, settings.fusion, settings.annotation
     _check_settings(pool, k=None, strategy=strategy, method=method, annotated_by=annotated_by, aggregator=None)
     best = deciding.most_competent(pool).name
     return Pinned(
+        prompts=prompts.digest(),
         lines=0,
         models=_models(pool),
         stages={
@@ -108,6 +111,7 @@ def for_profile(*, expert: ExpertRow, question_set: QuestionSetRow, questions: S
         raise RunRefused(f"question set {question_set.name!r} has no questions", param="question_set")
     model = Model.model_validate(expert.model)
     return Pinned(
+        prompts=prompts.digest(),
         lines=len(questions),
         models={model.key: model.model_dump(mode="json")},
         stages={"generate": (model.key,)},
@@ -132,6 +136,7 @@ def for_aggregator_test(
         raise RunRefused("no question was both solved and missed: there is nothing to test aggregators on")
     stages: dict[Stage, tuple[str, ...]] = {"fuse": _keys(pool, pool.experts)}
     return Pinned(
+        prompts=prompts.digest(),
         lines=len(items) + len(natural),
         seed=seed,
         models=_models(pool),
@@ -165,7 +170,7 @@ def _check_settings(
 ) -> None:
     size = len(pool.experts)
     if not size:
-        raise RunRefused("no expert is live; GET /v1/experts shows how far they are", param="experts")
+        raise NoExperts("no expert is live; GET /v1/experts shows how far they are")
     if k is not None and not 1 <= k <= size:
         raise RunRefused(f"k is {k}, but the pool has {size} live experts to recruit from", param="k")
     if strategy not in recruiting.STRATEGIES:

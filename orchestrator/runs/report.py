@@ -9,17 +9,28 @@ import numpy as np
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from orchestrator import baselines, statistics
+from orchestrator import baselines, prompts, statistics
 from orchestrator.baselines import Judged
 from orchestrator.runs import aggregator_report, costs, runs
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.storage.tables import RunRow
+from orchestrator.version import VERSION
 
 _LINES = sa.text(
     """
     SELECT position, question->>'category' AS category, correct, error, answers, fused->>'method' AS method,
         fused->'gain' AS gain, decision->'recruits'->0->>'expert' AS first, answer
     FROM instance WHERE run_id = :run AND stage = 'done' ORDER BY position
+    """
+)
+
+# Both sides are read once: the set is hashed, however many lines there are.
+_IN_QUESTION_SET = sa.text(
+    """
+    SELECT count(*) FROM instance WHERE run_id = :run AND question->>'text' IN (
+        SELECT text FROM labelled_question JOIN question_set ON question_set.id = question_set_id
+        WHERE name = :name AND version = :version
+    )
     """
 )
 
@@ -52,6 +63,12 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     run = runs.get(session, run_id)
     pinned = Pinned.model_validate(run.pinned)
     report = _head(session, run, pinned) | costs.of(session, run, pinned)
+    report["warnings"] = []
+    if pinned.prompts and pinned.prompts != prompts.digest():
+        report["warnings"].append(
+            f"it was submitted with the prompts {pinned.prompts}, and this Muster has others ({prompts.digest()}): "
+            "not all of its answers were asked for in the same words"
+        )
     if run.kind == "batch":  # nothing is graded
         return report
     if run.kind == "aggregator":
@@ -63,6 +80,12 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
         "per_expert": per_expert(lines),
     }
     if run.kind == "benchmark":
+        report["in_question_set"] = known = _in_question_set(session, run_id, pinned)
+        if known:
+            report["warnings"].append(
+                f"{known} of its {report['lines']['total']} questions stand word for word in the question set that the "
+                f"experts were profiled on ({_question_set(pinned)}): on those, recruiting knows who was right"
+            )
         report |= {
             "baselines": compare(lines, pinned),
             "fusion": fusion_meter(lines, pinned),
@@ -163,6 +186,7 @@ def _head(session: Session, run: RunRow, pinned: Pinned) -> dict[str, Any]:
         "run": run.id,
         "kind": run.kind,
         "name": run.name,
+        "muster": VERSION,
         "lines": {"total": counts.total, "done": counts.done, "failed": counts.failed},
         "settings": pinned.model_dump(
             mode="json",
@@ -172,16 +196,34 @@ def _head(session: Session, run: RunRow, pinned: Pinned) -> dict[str, Any]:
     }
 
 
+def _in_question_set(session: Session, run_id: str, pinned: Pinned) -> int:
+    """How many lines have exactly the text of a question that recruiting was fitted on."""
+    if pinned.pool is None:
+        return 0
+    name, version = pinned.pool["question_set"], pinned.pool["question_set_version"]
+    return int(session.scalar(_IN_QUESTION_SET, params={"run": run_id, "name": name, "version": version}) or 0)
+
+
 def versions(pinned: Pinned) -> dict[str, Any]:
     """What a run pinned, by the names and numbers that people know."""
     if pinned.pool is None:
-        return {"expert_id": pinned.expert_id, "question_set_id": pinned.question_set_id}
+        return {
+            "expert_id": pinned.expert_id,
+            "question_set_id": pinned.question_set_id,
+            "prompts": pinned.prompts or None,
+        }
     return {
         "pool": pinned.pool["version"],
         "experts": pinned.pool["expert_versions"],
         "profiles": pinned.pool["profiles"],
-        "question_set": f"{pinned.pool['question_set']}@{pinned.pool['question_set_version']}",
+        "question_set": _question_set(pinned),
+        "prompts": pinned.prompts or None,
     }
+
+
+def _question_set(pinned: Pinned) -> str:
+    assert pinned.pool is not None
+    return f"{pinned.pool['question_set']}@{pinned.pool['question_set_version']}"
 
 
 def _lines(session: Session, run_id: str) -> list[Line]:

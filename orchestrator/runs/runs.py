@@ -3,7 +3,7 @@
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 from orchestrator.fusion import aggregators, trials
 from orchestrator.pool import question_sets
 from orchestrator.pool.pool import Pool
-from orchestrator.runs import lines, open_lines, pinning
+from orchestrator.runs import open_lines, pinning
 from orchestrator.runs.pinned import Pinned
 from orchestrator.runs.pinning import RunRefused
 from orchestrator.settings import Settings
@@ -77,7 +77,7 @@ def submit_benchmark(
 
     `pool` holds the experts to recruit from. `baselines`: also ask every one of them, on all lines or a seeded part
     of them (`pinned.Baselines`). The same `idempotency_key` and `digest` (of the request) give the run they gave
-    before. Raises `RunRefused`, `KeyTaken` and `TooManyOpenLines`.
+    before. Raises `RunRefused`, `NoExperts`, `KeyTaken` and `TooManyOpenLines`.
     """
     if (present := submitted(session, idempotency_key, digest)) is not None:
         return present
@@ -205,15 +205,6 @@ def counts(session: Session, run_id: str) -> Counts:
         {"run": run_id},
     ).one()
     return Counts(total=run.pinned["lines"], done=row.done, failed=row.failed)
-
-
-def results(session: Session, run_id: str, *, after: int = -1) -> Iterator[dict[str, Any]]:
-    """Every line that is done and lies after the position `after`, in order, with its provenance (`lines.results`).
-
-    Raises `UnknownRun`.
-    """
-    get(session, run_id)
-    return lines.results(session, run_id, after=after)
 
 
 def insert(

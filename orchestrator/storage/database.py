@@ -28,7 +28,7 @@ NUL_IN_JSON = "\\u0000"
 MIGRATION_LOCK_S = 1
 MIGRATION_PAUSE_S = 1.0
 MIGRATION_TRIES = 300
-"""Ten minutes of giving way to readers: a download of results holds its transaction as long."""
+"""Ten minutes of giving way to readers: a backup holds its transaction as long."""
 
 log = structlog.get_logger()
 

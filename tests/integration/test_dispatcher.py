@@ -120,8 +120,7 @@ def test_a_unit_lost_twice_runs_alone_and_a_poisonous_one_is_set_aside(driver: D
     # Twice all together, then each alone; the poison dies alone as often as a unit may fail.
     assert sizes[:2] == [3, 3]
     assert sorted(sizes[2:]) == [1] * (2 + driver.settings.max_attempts)
-    with driver.session() as session:
-        lines = {line["id"]: line for line in runs.results(session, run)}
+    lines = {line["id"]: line for line in driver.lines(run)}
     assert "died each time it ran this alone" in lines["line1"]["error"]
     assert lines["line0"]["error"] is lines["line2"]["error"] is None
 
@@ -181,8 +180,7 @@ def test_an_engine_that_dies_costs_an_attempt_only_what_ran_alone(driver: Driver
             fake.finish(chunk, answer if is_poisoned else None)
 
     driver.until(lambda: driver.is_done(run), also=work)
-    with driver.session() as session:
-        errors = {line["id"]: line["error"] for line in runs.results(session, run)}
+    errors = {line["id"]: line["error"] for line in driver.lines(run)}
     assert errors == {"line0": None, "line1": "no expert answered: ada: signal 9", "line2": None}
 
 

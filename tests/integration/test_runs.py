@@ -1,5 +1,6 @@
 """Runs from submission to report, on real servers, with workers that are real or say what a test needs."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from orchestrator import metrics, recruiting
+from orchestrator import metrics, prompts, recruiting
 from orchestrator.pool import pool, question_sets
 from orchestrator.pool.pool import Pool
 from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
-from orchestrator.runs import events, report, runs
+from orchestrator.runs import events, lines, report, runs
 from orchestrator.settings import Settings
 from orchestrator.storage.tables import RunRow, SynthesisTrialsRow
+from orchestrator.version import VERSION
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker
@@ -81,7 +83,7 @@ def test_a_benchmark_over_two_models_on_one_worker_makes_two_loads(
         driver.until(lambda: driver.is_done(run.id))
     with driver.session() as session:
         built = runs.get(session, run.id).report
-        lines = list(runs.results(session, run.id))
+    lines = driver.lines(run.id)
     assert built is not None
     assert built["loads"]["made"] == built["loads"]["planned"] == 2
     assert built["lines"] == {"total": 60, "done": 60, "failed": 0}
@@ -117,8 +119,8 @@ def test_an_aggregator_merges_answers_that_are_not_voted_on(driver: Driver, fake
     run = submit(driver, 12, fusion="aggregate", aggregator="cyd")
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
     with driver.session() as session:
-        lines = list(runs.results(session, run.id))
         built = runs.get(session, run.id).report
+    lines = driver.lines(run.id)
     assert {line["fused"]["method"] for line in lines} == {"aggregate"}
     assert built is not None
     assert built["stages"]["fuse"]["calls"] == 12
@@ -128,8 +130,7 @@ def test_an_aggregator_merges_answers_that_are_not_voted_on(driver: Driver, fake
 def test_skills_are_named_by_an_llm_and_fall_back_to_the_embedding(driver: Driver, fake: FakeWorker) -> None:
     run = submit(driver, 6, annotation="llm")
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
-    with driver.session() as session:
-        lines = list(runs.results(session, run.id))
+    lines = driver.lines(run.id)
     assert sum(each["stage"] == "annotate" for each in lines[0]["completions"]) == 5
     assert "own embedding" in lines[0]["decision"]["annotation_note"]
 
@@ -247,8 +248,7 @@ def test_an_unanswerable_line_fails_alone(driver: Driver, redis_url: str, tmp_pa
             asked = [*seeds.questions(5), seeds.question(9, "history", marks="[stub:error]", prefix="bad")]
             run = runs.submit_benchmark(session, settings=driver.settings, pool=pool, name="t", questions=asked, k=2)
         driver.until(lambda: driver.is_done(run.id))
-    with driver.session() as session:
-        failed = [line for line in runs.results(session, run.id) if line["error"]]
+    failed = [line for line in driver.lines(run.id) if line["error"]]
     assert [line["id"] for line in failed] == ["bad9"]
     assert "stub:error" in failed[0]["error"]
 
@@ -291,7 +291,7 @@ def test_answers_are_merged_where_the_aggregator_test_found_that_it_pays(
     with driver.session() as session:
         (test,) = runs.listed(session, kind="aggregator")
         built = runs.get(session, run.id).report
-        lines = list(runs.results(session, run.id))
+    lines = driver.lines(run.id)
     assert test.report is not None
     assert {found["right"] for found in test.report["natural"].values()} == {18 if merges else 0}
     assert built is not None
@@ -364,8 +364,7 @@ def test_a_strategy_that_recruits_more_gets_another_round_and_nobody_answers_twi
     monkeypatch.setitem(recruiting.STRATEGIES, "one-by-one", lambda evidence: OneByOne(evidence=evidence))
     run = submit(driver, 6, strategy="one-by-one", k=1, baselines=baselines)
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
-    with driver.session() as session:
-        lines = list(runs.results(session, run.id))
+    lines = driver.lines(run.id)
     for line in lines:
         assert [recruit["expert"] for recruit in line["decision"]["recruits"]] == ["ada", "cyd"]
         assert [(each["expert"], each["round"]) for each in line["completions"] if each["stage"] == "generate"] == [
@@ -410,6 +409,55 @@ def test_progress_and_metrics_count_what_happened(driver: Driver, fake: FakeWork
     assert (seen["status"], seen["lines"]["done"], seen["eta_s"]) == ("completed", 24, None)
     assert 'muster_loads_total{model="stub:one",worker="fake"} 1.0' in text
     assert 'muster_units_total{stage="generate",state="done"} 48.0' in text
+
+
+def test_lines_and_report_say_which_versions_they_are_of(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 3)
+    driver.execute("UPDATE expert SET version = 7 WHERE name = 'ada'")  # later: the run has its own
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    assert {each["version"] for line in driver.lines(run.id) for each in line["completions"]} == {1}
+    with driver.session() as session:
+        built = runs.get(session, run.id).report
+    assert built is not None
+    assert (built["muster"], built["versions"]["prompts"]) == (VERSION, prompts.digest())
+
+
+def test_a_report_warns_of_other_prompts_and_of_questions_that_were_profiled_on(
+    driver: Driver, fake: FakeWorker
+) -> None:
+    with driver.session() as session:
+        pool = seeds.live_pool(session, TWO_MODELS)
+        known = [dataclasses.replace(each, id=f"known{n}") for n, each in enumerate(seeds.questions(2))]
+        asked = [*known, seeds.question(99, "algebra", prefix="new")]
+        run = runs.submit_benchmark(session, settings=driver.settings, pool=pool, name="t", questions=asked, k=2)
+        plain = runs.submit_benchmark(session, settings=driver.settings, pool=pool, name="t", questions=asked[2:], k=2)
+    driver.execute("UPDATE run SET pinned = jsonb_set(pinned, '{prompts}', '\"older\"') WHERE id = :id", id=run.id)
+    driver.until(lambda: driver.is_done(run.id) and driver.is_done(plain.id), also=fake.work)
+    with driver.session() as session:
+        built, other = runs.get(session, run.id).report, runs.get(session, plain.id).report
+    assert built is not None
+    assert other is not None
+    assert (built["in_question_set"], other["in_question_set"], other["warnings"]) == (2, 0, [])
+    words, questions = built["warnings"]
+    assert "submitted with the prompts older" in words
+    assert "2 of its 3 questions stand word for word in the question set" in questions
+    assert f"({seeds.SET_NAME}@1)" in questions
+
+
+def test_who_reads_results_slowly_holds_no_connection(
+    driver: Driver, fake: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "BATCH", 2)
+    run = submit(driver, 5)
+    driver.until(lambda: driver.is_done(run.id), also=fake.work)
+    reading = lines.results(driver.session, run.id)
+    seen = []
+    for line in reading:
+        seen.append(line["position"])
+        pool = driver.engine.pool
+        assert isinstance(pool, sa.QueuePool)
+        assert pool.checkedout() == 0
+    assert seen == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

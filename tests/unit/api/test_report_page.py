@@ -31,6 +31,8 @@ REPORT: dict[str, Any] = {
     "kind": "benchmark",
     "name": "science <questions>",
     "status": "completed",
+    "muster": "0.1.0",
+    "warnings": ["7 of its 200 questions <stand> in the question set"],
     "lines": {"total": 200, "done": 200, "failed": 1},
     "settings": {"k": 3, "strategy": "posterior", "fusion": "auto", "seed": 0, "aggregator": None},
     "versions": {"pool": "ab12", "experts": {"ada": 1, "bob": 2}, "question_set": "muster-basics@1"},
@@ -67,7 +69,17 @@ REPORT: dict[str, Any] = {
 
 def test_a_page_shows_accuracy_baselines_differences_and_costs() -> None:
     text = report_page.page(REPORT)
-    for words in ("74.5 %", "68.5 to 80.5", "+8.5 pt", "better", "cannot be told apart", "oracle", "6 min 52 s"):
+    for words in (
+        "74.5 %",
+        "To be careful about",
+        "7 of its 200 questions &lt;stand&gt;",
+        "68.5 to 80.5",
+        "+8.5 pt",
+        "better",
+        "cannot be told apart",
+        "oracle",
+        "6 min 52 s",
+    ):
         assert words in text, words
     assert "science &lt;questions&gt;" in text
     assert "<questions>" not in text

@@ -1,10 +1,13 @@
 import re
+from types import ModuleType
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from orchestrator import prompts
 from orchestrator.recruiting.values import Answered
+from skills import annotate
 from skills.question import Question
 from workers.messages import ChatMessage
 
@@ -13,6 +16,24 @@ QUESTION = Question(id="q", text="Capital of France?", options=("Rome", "Paris")
 
 def answered(*texts: str, finish_reason: str = "stop") -> list[Answered]:
     return [Answered(expert=f"e{n}", text=text, answer="", finish_reason=finish_reason) for n, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("module", "template"),
+    [
+        (prompts, "_CHOICE_FORMAT"),
+        (prompts, "_VALUE_FORMAT_AT_ONCE"),
+        (prompts, "_AGGREGATOR"),
+        (prompts, "_FENCED"),
+        (annotate, "_SYSTEM"),
+        (annotate, "_REQUEST"),
+    ],
+)
+def test_other_words_have_another_digest(module: ModuleType, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = prompts.digest.__wrapped__()
+    assert now == prompts.digest()
+    monkeypatch.setattr(module, template, getattr(module, template) + " Please.")
+    assert prompts.digest.__wrapped__() != now
 
 
 def test_an_expert_is_told_how_to_end_its_answer() -> None:

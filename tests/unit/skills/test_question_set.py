@@ -45,6 +45,8 @@ def test_blank_lines_a_byte_order_mark_and_unknown_fields_do_no_harm() -> None:
         (json.dumps(GOOD | {"category": 3}), "`category`"),
         (json.dumps(GOOD | {"id": "x" * 300}), "300 characters"),
         (json.dumps(GOOD | {"question": "a\0b"}), "NUL"),
+        (json.dumps(GOOD | {"question": "a\ud800b"}), "surrogate"),
+        ('{"category": "\\uDFFF"}', "surrogate"),
         (json.dumps(GOOD), "line 1, too"),
         ("[" * 100_000, "not JSON"),
     ],
