@@ -1,6 +1,8 @@
 """`muster bench`: benchmarks, from a file of questions to a report, and the comparison of two reports."""
 
 import contextlib
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ from rich.markdown import Markdown
 
 from orchestrator.cli import progress
 from orchestrator.cli.client import Client
-from orchestrator.cli.output import AsJson, Url, console, fail, print_json
+from orchestrator.cli.output import AsJson, Url, console, fail, print_json, table
 from orchestrator.settings import Settings
 
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -27,8 +29,10 @@ def submit(
     k: Annotated[int | None, typer.Option(min=1, help="Experts per question.")] = None,
     strategy: Annotated[str | None, typer.Option(help="How to recruit.")] = None,
     fusion: Annotated[str | None, typer.Option(help="auto, vote, aggregate or best_single.")] = None,
+    aggregator: Annotated[str | None, typer.Option(help="The expert that merges answers.")] = None,
     annotation: Annotated[str | None, typer.Option(help="embedding or llm.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed recruits the same.")] = None,
+    baselines: Annotated[bool, typer.Option(help="Also ask the whole pool, to compare with.")] = True,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it, then print its report.")] = False,
     url: Url = None,
     as_json: AsJson = False,
@@ -36,8 +40,9 @@ def submit(
     """Start a benchmark."""
     client = _client(url)
     given = {"experts": expert or None, "k": k, "strategy": strategy, "fusion": fusion, "annotation": annotation}
-    given["seed"] = seed
+    given |= {"aggregator": aggregator, "seed": seed}
     body: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    body["baselines"] = baselines
     run = client.post("/v1/benchmarks", body | _questions(client, what))
     if wait:
         _watch(client, run["id"], quiet=as_json)
@@ -57,6 +62,47 @@ def watch(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
     else:
         console.print(f"{run_id} is {run['status']}.")
     raise typer.Exit(0 if run["status"] == "completed" else 1)
+
+
+@app.command("list")
+def list_benchmarks(
+    limit: Annotated[int, typer.Option(min=1, max=100, help="The newest so many.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the latest benchmarks, newest first."""
+    found = _client(url).get("/v1/benchmarks", limit=limit)["data"]
+    if as_json:
+        print_json(found)
+        return
+    rows = []
+    for run in found:
+        counts = run["request_counts"]
+        ended = f"{counts['completed'] + counts['failed']}/{counts['total']}"
+        began = datetime.fromtimestamp(run["created_at"], UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        rows.append((run["id"], run["name"], run["status"], ended, counts["failed"] or "", began))
+    console.print(table(("id", "name", "status", "lines", "failed", "submitted"), rows))
+
+
+@app.command()
+def results(
+    run_id: RunId,
+    after: Annotated[int | None, typer.Option(min=0, help="Only lines behind this position.")] = None,
+    url: Url = None,
+) -> None:
+    """Print every line that is done, as JSONL, with its provenance."""
+    for block in _client(url).blocks(f"/v1/benchmarks/{run_id}/results", after=-1 if after is None else after):
+        sys.stdout.write(block)
+
+
+@app.command()
+def cancel(run_id: RunId, url: Url = None, as_json: AsJson = False) -> None:
+    """Call a benchmark off; what is done is kept."""
+    run = _client(url).post(f"/v1/benchmarks/{run_id}/cancel")
+    if as_json:
+        print_json(run)
+    else:
+        console.print(f"{run_id} is {run['status']}.")
 
 
 @app.command()

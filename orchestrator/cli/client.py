@@ -44,14 +44,20 @@ class Client:
         return self._send("GET", path, params=parameters).text
 
     def events(self, path: str) -> Iterator[Json]:
-        """Server-sent events until the server ends the stream. A connection that breaks is taken up where it broke."""
+        """Server-sent events until the server ends the stream.
+
+        A connection that breaks is taken up where it broke; so is one that a server answers which is not ready (5xx):
+        it, its database or what stands before it may be starting again.
+        """
         last_id, failures = "", 0
         while True:
             try:
                 with self._http.stream("GET", path, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
                     if response.is_error:
                         response.read()
-                        raise ApiError(explain(response))
+                        if not response.is_server_error:
+                            raise ApiError(explain(response))
+                        response.raise_for_status()
                     for name, value in _fields(response.iter_lines()):
                         if name == "id":
                             last_id = value
@@ -62,8 +68,19 @@ class Client:
             except httpx.HTTPError as error:
                 failures += 1
                 if failures > RECONNECTS_MAX:
-                    raise self._unreachable(error) from error
+                    raise self._told(error) from error
                 time.sleep(RECONNECT_S)
+
+    def blocks(self, path: str, **parameters: Any) -> Iterator[str]:
+        """A long text, as it comes."""
+        try:
+            with self._http.stream("GET", path, params=parameters) as response:
+                if response.is_error:
+                    response.read()
+                    raise ApiError(explain(response))
+                yield from response.iter_text()
+        except httpx.HTTPError as error:
+            raise self._told(error) from error
 
     def is_ready(self) -> bool:
         """Whether a question can be answered now."""
@@ -91,12 +108,14 @@ class Client:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise self._told(error) from error
         if response.is_error:
             raise ApiError(explain(response))
         return response
 
-    def _unreachable(self, error: httpx.HTTPError) -> ApiError:
+    def _told(self, error: httpx.HTTPError) -> ApiError:
+        if isinstance(error, httpx.HTTPStatusError):
+            return ApiError(explain(error.response))
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return ApiError(f"no Muster answers at {self.url}: start one with `muster up`, or name another with --url")
         return ApiError(f"the connection to {self.url} broke: {str(error) or type(error).__name__}")

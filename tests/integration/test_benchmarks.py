@@ -1,9 +1,11 @@
 """Benchmarks over HTTP: by name, compared with each other, and read as JSON, Markdown or a page."""
 
+import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -152,8 +154,62 @@ def test_the_command_line_watches_and_compares(http: httpx.Client, driver: Drive
         return ran.stdout
 
     assert f"{run_id} is completed" in said("watch", run_id)
+    listed = said("list").splitlines()
+    assert listed[1].split()[:4] == [run_id, seeds.SET_NAME, "completed", "18/18"]
+    assert [run["id"] for run in json.loads(said("list", "--json"))] == [run_id]
+    lines = [json.loads(line) for line in said("results", run_id).splitlines()]
+    assert [line["position"] for line in lines] == list(range(18))
+    assert len(said("results", run_id, "--after", "15").splitlines()) == 2
+    made = json.loads(said("submit", seeds.SET_NAME, "--aggregator", "cyd", "--no-baselines", "--json"))
+    assert (made["settings"]["aggregator"], made["status"]) == ("cyd", "in_progress")
+    assert driver.scalar("SELECT pinned->>'baselines' FROM run WHERE id = :run", run=made["id"]) is None
+    assert f"{made['id']} is cancelling" in said("cancel", made["id"])
     assert json.loads(said("compare", run_id, run_id, "--json"))["difference"]["value"] == 0.0
     assert "mcnemar" in said("compare", run_id, run_id)
+
+
+def _events(http: httpx.Client, run_id: str, last_id: str = "") -> Generator[tuple[str, Json], None, None]:
+    """Ids and states as they are streamed; closing it breaks the connection."""
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    with http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers) as response:
+        for line in response.iter_lines():
+            if line.startswith("id: "):
+                last_id = line.removeprefix("id: ")
+            elif line.startswith("data: "):
+                yield last_id, json.loads(line.removeprefix("data: "))
+
+
+def test_a_stream_that_breaks_in_mid_run_goes_on_where_it_broke(
+    http: httpx.Client, driver: Driver, fake: FakeWorker
+) -> None:
+    driver.settings.chunk_units = 8
+    body = {"name": seeds.SET_NAME, "fusion": "vote", "k": 1, "baselines": False}
+    run_id = http.post("/v1/benchmarks", json=body).json()["id"]
+
+    def begin(last_id: str = "") -> tuple[str, Json]:
+        with contextlib.closing(_events(http, run_id, last_id)) as stream:
+            return next(stream)
+
+    first_id, first = begin()
+    assert first["lines"]["done"] == 0
+    driver.until(lambda: fake.take() or fake.held)
+    fake.load(fake.held[0].model, chunk_id=fake.held[0].id)
+    fake.finish(fake.held[0])
+    done = "SELECT count(*) FROM instance WHERE stage = 'done'"
+    driver.until(lambda: driver.scalar(done))
+    second_id, second = begin(first_id)
+    assert second_id != first_id
+    assert 0 < second["lines"]["done"] < 18
+    assert second["lines"]["done"] == driver.scalar(done)
+    with ThreadPoolExecutor(1) as thread:
+        driving = thread.submit(driver.until, lambda: driver.is_done(run_id), also=fake.work)
+        rest = list(_events(http, run_id, second_id))
+        driving.result()
+    ids = [first_id, second_id, *(event_id for event_id, _ in rest)]
+    assert len(set(ids)) == len(ids) > 2
+    counts = [state["lines"]["done"] for state in (first, second, *(state for _, state in rest))]
+    assert counts == sorted(counts)
+    assert (rest[-1][1]["status"], counts[-1]) == ("completed", 18)
 
 
 class _Structure(HTMLParser):
