@@ -13,6 +13,7 @@ too many lines of runs open                     429     rate_limit_error       t
 a fault of ours                                 500     server_error           internal_error
 every expert failed                             502     server_error           experts_failed
 no worker, nobody live, a part is away          503     server_error           no_worker, no_expert_live …
+the disk takes no file                          507     server_error           disk_full
 nobody answered in the query's seconds          504     server_error           timeout
 """
 
@@ -31,7 +32,7 @@ from orchestrator.pool import catalogue, definition, experts, question_sets
 from orchestrator.recruiting.values import NoExperts
 from orchestrator.runs import named, open_lines, runs
 from orchestrator.runs.batches import batches
-from orchestrator.storage import files
+from orchestrator.storage import files, partial
 from skills.embed import EmbedderMissing
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -93,8 +94,7 @@ _SHOWN: Mapping[type[Exception], _Shown] = {
     question_sets.UnknownQuestionSet: _Shown(status=404, code="question_set_not_found", param="question_set"),
     question_sets.BadQuestionSet: _Shown(status=400, code="invalid_question_set"),
     files.UnknownFile: _Shown(status=404, code="file_not_found"),
-    files.FileTooLarge: _Shown(status=413, code="too_large", param="file"),
-    files.DiskFull: _Shown(status=507, code="disk_full"),
+    partial.DiskFull: _Shown(status=507, code="disk_full"),
     queries.UnknownQuery: _Shown(status=404, code="query_not_found", param="id"),
     gateway.TooManyQueries: _Shown(status=429, code="too_many_queries", retry_after_s=gateway.RETRY_AFTER_S),
     pricing.QueueFull: _Shown(status=429, code="too_many_queries"),

@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ApiError, told
+from api.upload import FORM_BYTES
 from orchestrator.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
@@ -18,8 +19,6 @@ QUIET_PATHS = OPEN_PATHS | {"/metrics"}
 """Asked every few seconds: logged for debugging alone."""
 QUESTION_SET_BYTES = 64 * 2**20
 """Question sets are parsed in memory; 20,000 questions take about 10 MiB."""
-FORM_BYTES = 64 * 2**10
-"""What a multipart form adds around its file."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = structlog.get_logger("api")

@@ -82,9 +82,7 @@ def loads_of_a_benchmark(stack: stacks.Stack, lines: int) -> str:
         for n in range(lines)
     ]
     content = "\n".join(json.dumps(question) for question in questions).encode()
-    upload = httpx.post(
-        f"{stack.url}/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "benchmark"}
-    )
+    upload = httpx.post(f"{stack.url}/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "evals"})
     file_id = upload.raise_for_status().json()["id"]
     body = {"file_id": file_id, "k": 2, "strategy": "paper", "fusion": "vote", "seed": 1}
     run = stack.post("/v1/benchmarks", body).raise_for_status().json()["id"]

@@ -1,6 +1,6 @@
 """`/v1/batches`: OpenAI's, every line routed and fused."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,11 +9,19 @@ from api.state import GatewayDep, SettingsDep
 from orchestrator.pool import pool
 from orchestrator.runs.batches import batches
 from orchestrator.runs.batches.batches import BatchState
+from orchestrator.storage import files
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 Json = dict[str, Any]
 UNTOLD = ("validating", "in_progress", "finalizing", "cancelling")
 """Statuses in which the files are not there yet."""
+
+
+class ExpiresAfter(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=files.EXPIRES_MIN_S, le=files.EXPIRES_MAX_S)]
 
 
 class BatchRequest(BaseModel):
@@ -37,6 +45,8 @@ class BatchRequest(BaseModel):
     completion_window: Annotated[str, Field(max_length=20)]
     """`24h` as OpenAI has it, or another whole number of s, m, h or d."""
     metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+    """How long its output and error file stay, from when they are there; without it, until they are deleted."""
 
 
 @router.post("")
@@ -60,6 +70,7 @@ def create(
             endpoint=body.endpoint,
             completion_window=body.completion_window,
             metadata=labels,
+            output_expires_after_s=body.output_expires_after.seconds if body.output_expires_after else None,
             idempotency_key=idempotency_key,
         )
         return _shown(made)
@@ -105,7 +116,7 @@ def _shown(state: BatchState) -> Json:
         "id": run.id,
         "object": "batch",
         "endpoint": batch.endpoint,
-        "model": None,
+        "model": batch.model or None,
         "errors": {"object": "list", "data": run.errors} if run.errors and run.status == "failed" else None,
         "input_file_id": batch.input_file_id,
         "completion_window": batch.completion_window,
@@ -118,6 +129,7 @@ def _shown(state: BatchState) -> Json:
             "completed": counts.done - counts.failed,
             "failed": counts.failed,
         },
+        "usage": batches.usage(state),
         "metadata": batch.labels,
     }
 

@@ -4,6 +4,7 @@ Each stage of a batch of instances is one transaction: take those that are ready
 point, it goes on where the last transaction ended.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from orchestrator.runs.staging.ahead import Ahead
 from orchestrator.runs.staging.context import Context, Contexts
 from orchestrator.runs.staging.work import Batch, Instance, take
 from orchestrator.settings import Settings
-from orchestrator.storage import database
+from orchestrator.storage import database, sweeping
 from orchestrator.storage.tables import RunRow
 
 BATCH_MIN = 8
@@ -29,6 +30,7 @@ BATCH_MAX = 256
 BATCH_S = 0.4
 """A batch should take about so long: its instances are locked meanwhile. Embedding long questions is slow."""
 REGISTRATION_S = 0.5
+SWEEP_S = 60.0
 FAILURES_MAX = 5
 """A run that cannot be advanced so often in a row is given up: it must not hold up the others for ever."""
 RETRY_S = 2.0
@@ -67,10 +69,12 @@ class Stager:
         self._sizes: dict[tuple[str, str], int] = defaultdict(lambda: BATCH_MIN)
         self._failures: dict[str, list[float]] = defaultdict(list)
         self._registration_at = 0.0
+        self._swept_at = -math.inf
 
     def step(self) -> bool:
         """One turn: a batch of each stage of each open run. False if there was nothing to do."""
         self._advance_registrations()
+        self._sweep()
         with database.session(self._engine) as session:
             open_runs = runs.open_runs(session)
         self._forget_all_but(open_runs)
@@ -154,3 +158,13 @@ class Stager:
         self._registration_at = time.monotonic()
         with database.session(self._engine) as session:
             registration.advance(session, self._settings)
+
+    def _sweep(self) -> None:
+        """Delete files that have expired or were left behind; what cannot be deleted now is tried again."""
+        if time.monotonic() - self._swept_at < SWEEP_S:
+            return
+        self._swept_at = time.monotonic()
+        try:
+            sweeping.sweep(self._engine, self._settings)
+        except OSError as error:
+            log.warning("files not swept; tried again in a minute", error=str(error))

@@ -1,26 +1,28 @@
-"""Uploaded and produced files: a row in the database, the bytes in the data directory under the file's id."""
+"""Uploaded and produced files: a row in the database, the bytes in the data directory under the file's id.
 
-import contextlib
-import os
+Bytes come first and rows last; at the end the row goes first and the bytes last. So every row has its bytes, and bytes
+without a row are what somebody who was killed left behind: `sweeping` finds them.
+"""
+
+import datetime as dt
 import re
 import secrets
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from orchestrator.settings import Settings
 from orchestrator.storage.tables import FileRow
 
 ID = re.compile(r"file-[0-9a-f]{24}")
-CHUNK_BYTES = 2**20
-PART = ".part"
-STALE_S = 86400.0
-"""A part that nobody wrote to for so long was left behind by a process that was killed."""
-DISK_RESERVE_BYTES = 64 * 2**20
-"""Left free on the disk: the database and the broker write there, too."""
+PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+"""OpenAI's, of uploads; what a batch writes is `batch_output`."""
+EXPIRES_MIN_S, EXPIRES_MAX_S = 3600, 30 * 86400
+LIST_MAX = 10_000
 
 
 class UnknownFile(LookupError):
@@ -30,117 +32,33 @@ class UnknownFile(LookupError):
         super().__init__(f"there is no file {file_id[:80]!r}; GET /v1/files lists them")
 
 
-class FileTooLarge(ValueError):
-    """The upload is larger than the service takes."""
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A part of the list of files."""
 
-
-class DiskFull(OSError):
-    """There is no room for the file."""
+    rows: list[FileRow]
+    has_more: bool
 
 
 def folder(settings: Settings) -> Path:
     return settings.data_dir / "files"
 
 
-def write(settings: Settings, source: BinaryIO, *, max_bytes: int | None = None) -> tuple[str, int]:
-    """Bring the bytes to disk under a new id, wholly or not at all. Returns (id, bytes).
-
-    `max_bytes`: in place of the settings' own bound. Raises `FileTooLarge` or `DiskFull`. The row is `add`ed
-    afterwards: bytes without a row are invisible.
-    """
-    target = folder(settings)
-    target.mkdir(parents=True, exist_ok=True)
-    file_id = new_id()
-    partial = target / f".{file_id}{PART}"
-    try:
-        size = _copy(source, partial, settings.max_file_bytes if max_bytes is None else max_bytes)
-        partial.replace(target / file_id)
-        _sync(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file_id, size
-
-
-class Partial:
-    """A file that is being written: under a hidden name until `keep`, so that nobody ever sees half of it."""
-
-    def __init__(self, settings: Settings, file_id: str) -> None:
-        self._target = folder(settings) / file_id
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: should a second process believe that the file is its to write, neither spoils the other's.
-        self._path = self._target.with_name(f".{file_id}.{secrets.token_hex(4)}{PART}")
-        self._sink = self._path.open("wb")
-        self.size = 0
-
-    def write(self, block: bytes) -> None:
-        """Raises `DiskFull` before the disk is."""
-        _check_room(self._path.parent)
-        self._sink.write(block)
-        self.size += len(block)
-
-    def keep(self) -> None:
-        """Bring it to disk and give it its name. The row is `add`ed afterwards."""
-        self._sink.flush()
-        os.fsync(self._sink.fileno())
-        self._sink.close()
-        self._path.replace(self._target)
-        _sync(self._target.parent)
-
-    def discard(self) -> None:
-        """Leave nothing of it behind. On a full disk what is still in the buffer cannot be written, nor need it be."""
-        self._path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._sink.close()
-
-
-def _check_room(place: Path) -> None:
-    status = os.statvfs(place)
-    if status.f_bavail * status.f_frsize < DISK_RESERVE_BYTES:
-        raise DiskFull(f"the disk of {place} is full; delete files or move MUSTER_DATA_DIR")
-
-
-def _sync(place: Path) -> None:
-    """A rename is on disk once its folder is."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sweep(settings: Settings) -> int:
-    """Delete the parts that killed processes left behind; returns how many."""
-    oldest_s = time.time() - STALE_S
-    stale = [part for part in folder(settings).glob(f".*{PART}") if part.stat().st_mtime < oldest_s]
-    for part in stale:
-        part.unlink(missing_ok=True)
-    return len(stale)
-
-
 def new_id() -> str:
     return f"file-{secrets.token_hex(12)}"
 
 
-def _copy(source: BinaryIO, partial: Path, max_bytes: int) -> int:
-    size = 0
-    with partial.open("wb") as sink:
-        while block := source.read(CHUNK_BYTES):
-            size += len(block)
-            if size > max_bytes:
-                raise FileTooLarge(f"the file is larger than the {max_bytes} bytes that one of its purpose may have")
-            _check_room(partial.parent)
-            sink.write(block)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return size
-
-
-def add(session: Session, *, file_id: str, filename: str, purpose: str, size: int) -> FileRow:
-    """Make the written bytes a file."""
+def add(
+    session: Session, *, file_id: str, filename: str, purpose: str, size: int, expires_after_s: int | None = None
+) -> FileRow:
+    """Make the written bytes a file. `expires_after_s`: how long it stays; None: until it is deleted."""
     row = FileRow(id=file_id, filename=filename, purpose=purpose, bytes=size)
     session.add(row)
     session.flush()
     session.refresh(row)
+    if expires_after_s is not None:
+        row.expires_at = row.created_at + dt.timedelta(seconds=expires_after_s)
+        session.flush()
     return row
 
 
@@ -152,12 +70,26 @@ def get(session: Session, file_id: str) -> FileRow:
     return row
 
 
-def listed(session: Session, *, purpose: str | None = None) -> list[FileRow]:
-    """Every file, newest first."""
-    query = select(FileRow).order_by(col(FileRow.created_at).desc(), FileRow.id)
+def listed(
+    session: Session,
+    *,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: int = LIST_MAX,
+    order: Literal["asc", "desc"] = "desc",
+) -> Page:
+    """Files by their age, newest first or last, those behind the file `after`. Raises `UnknownFile` for that."""
+    query, place = select(FileRow), sa.tuple_(col(FileRow.created_at), col(FileRow.id))
     if purpose is not None:
         query = query.where(FileRow.purpose == purpose)
-    return list(session.exec(query))
+    if after is not None:
+        last = get(session, after)
+        here = sa.tuple_(sa.literal(last.created_at), last.id)
+        query = query.where(place < here if order == "desc" else place > here)
+    by = (col(FileRow.created_at), col(FileRow.id))
+    rows = session.exec(query.order_by(*(each.desc() if order == "desc" else each for each in by)).limit(limit + 1))
+    found = list(rows)
+    return Page(rows=found[:limit], has_more=len(found) > limit)
 
 
 def path(settings: Settings, file_id: str) -> Path:
@@ -174,8 +106,12 @@ def lines(settings: Settings, file_id: str) -> Iterator[str]:
         yield from source
 
 
-def delete(session: Session, settings: Settings, file_id: str) -> None:
-    """Delete the row, then the bytes. Raises `UnknownFile`."""
+def delete(session: Session, file_id: str) -> None:
+    """Delete the row; once that is committed, `remove` the bytes. Raises `UnknownFile`."""
     session.delete(get(session, file_id))
     session.flush()
+
+
+def remove(settings: Settings, file_id: str) -> None:
+    """Delete the bytes of a file that has no row (any more)."""
     (folder(settings) / file_id).unlink(missing_ok=True)

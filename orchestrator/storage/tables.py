@@ -200,6 +200,10 @@ class BatchRow(SQLModel, table=True):
     output_file_id: str | None = None
     """Set when the files are begun, told once they are there; None at the end if no line succeeded."""
     error_file_id: str | None = None
+    output_expires_after_s: int | None = None
+    """How long both files stay; None: until they are deleted."""
+    model: str | None = None
+    """The model that every line read so far names; "" where they name several."""
     expires_at: dt.datetime = Field(sa_column=sa.Column(sa.DateTime(timezone=True), nullable=False))
     in_progress_at: dt.datetime | None = _time()
     finalizing_at: dt.datetime | None = _time()
@@ -394,3 +398,5 @@ class FileRow(SQLModel, table=True):
     purpose: str
     bytes: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
     created_at: dt.datetime = _now()
+    expires_at: dt.datetime | None = _time()
+    """When it is deleted; None: when somebody does. The input file of an open batch stays until that has ended."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from orchestrator.storage import files
+from orchestrator.storage import files, partial
 from tests import seeds
 from tests.faults.house import House, Run
 
@@ -86,7 +86,7 @@ class Batch(Run):
     def has_parts(self) -> bool:
         """Whether its output file is being written, under a name that nobody sees."""
         output = self.house.value("SELECT output_file_id FROM batch WHERE run_id = :run", run=self.id)
-        return bool(list(files.folder(self.house.settings).glob(f".{output}*{files.PART}")))
+        return bool(list(files.folder(self.house.settings).glob(f".{output}*{partial.SUFFIX}")))
 
     def _lines(self, which: str) -> list[Json]:
         """The file's lines; it is as long as it is said to be, and each line is whole."""

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.storage import files
+from orchestrator.storage import files, partial
 from tests.faults import batch
 from tests.faults.batch import Batch, request, requests
 from tests.faults.checker import check
@@ -283,7 +283,7 @@ def test_files_wait_for_room_on_a_real_disk(house: House, fault: Fault) -> None:
         run.wait_done(100)
         house.orchestrator.forget()
         status = os.statvfs(ballast.parent)
-        ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - files.DISK_RESERVE_BYTES - ROOM_BYTES))
+        ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - partial.DISK_RESERVE_BYTES - ROOM_BYTES))
         _check_waits_for_room(house, run)
         ballast.unlink()
         run.wait_end()
@@ -310,7 +310,7 @@ def _small_disk(house: House) -> Iterator[Path]:
     """The files' folder on a file system of its own, with a few megabytes to spare; yields a ballast to put there."""
     folder = files.folder(house.settings)
     folder.mkdir(exist_ok=True)
-    size = files.DISK_RESERVE_BYTES + (8 << 20)
+    size = partial.DISK_RESERVE_BYTES + (8 << 20)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "muster-test", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a file system is not permitted here")

@@ -2,6 +2,12 @@
 
 import io
 import json
+import os
+import random
+import resource
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +17,9 @@ import openai
 import pytest
 import sqlalchemy as sa
 
+from orchestrator.runs import stager
 from orchestrator.settings import Settings
-from orchestrator.storage import database
+from orchestrator.storage import database, files, sweeping
 from tests import seeds
 from tests.driving import Driver
 from tests.serving import served
@@ -59,6 +66,11 @@ def _lines(count: int) -> str:
         + "\n"
         for q in seeds.questions(count)
     )
+
+
+def _upload(http: httpx.Client, content: bytes) -> str:
+    made = http.post("/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "batch"})
+    return str(made.raise_for_status().json()["id"])
 
 
 def _error(response: httpx.Response, status: int) -> Json:
@@ -162,13 +174,177 @@ def test_files_are_openais(http: httpx.Client, configured: Settings) -> None:
         assert client.files.delete(made.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.files.retrieve(made.id)
-    assert list((configured.data_dir / "files").iterdir()) == []
+    assert not any(configured.data_dir.glob("files/*"))
+
+
+def test_files_are_listed_a_page_at_a_time(http: httpx.Client) -> None:
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="any", max_retries=0) as client:
+        made = [client.files.create(file=("a", b"x"), purpose="batch").id for _ in range(3)]
+        other = client.files.create(file=("b", b"x"), purpose="evals").id
+        assert [file.id for file in client.files.list(limit=2)] == [other, *made[::-1]]
+        assert [file.id for file in client.files.list(limit=1, order="asc", purpose="batch")] == made
+        first = client.files.list(limit=3)
+        assert (first.has_more, len(first.data)) == (True, 3)
+        rest = client.files.list(after=made[1])
+        assert (rest.has_more, [file.id for file in rest.data]) == (False, [made[0]])
+        shown = http.get("/v1/files", params={"limit": 2}).json()
+        assert (shown["first_id"], shown["last_id"], shown["has_more"]) == (other, made[2], True)
+        with pytest.raises(openai.NotFoundError):
+            client.files.list(after="file-0123456789abcdef01234567")
+    for wrong in ({"limit": 10_001}, {"limit": 0}, {"order": "up"}):
+        assert _error(http.get("/v1/files", params=wrong), 400)["param"] == next(iter(wrong))
+
+
+def test_a_file_goes_when_it_has_expired(http: httpx.Client, driver: Driver, configured: Settings) -> None:
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="any", max_retries=0) as client:
+        kept = client.files.create(file=("a", b"x"), purpose="batch")
+        made = client.files.create(
+            file=("b", b"x"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+        )
+        assert (kept.expires_at, made.expires_at) == (None, made.created_at + 3600)
+        assert client.files.retrieve(made.id) == made
+        driver.execute("UPDATE file SET expires_at = now() WHERE id = :id", id=made.id)
+        driver.step()
+        assert [file.id for file in client.files.list()] == [kept.id]
+    assert [place.name for place in (configured.data_dir / "files").iterdir()] == [kept.id]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "purpose"),
+        ({"purpose": "benchmark"}, "purpose"),
+        ({"purpose": "batch", "expires_after[seconds]": "3600"}, "expires_after[anchor]"),
+        ({"purpose": "batch", "expires_after[anchor]": "created_at"}, "expires_after[seconds]"),
+        *(
+            (
+                {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": seconds},
+                "expires_after[seconds]",
+            )
+            for seconds in ("3599", "2592001", "soon")
+        ),
+        ({"purpose": "batch", "colour": "red"}, "colour"),
+    ],
+)
+def test_an_upload_that_cannot_be_names_the_field(
+    http: httpx.Client, configured: Settings, fields: dict[str, str], param: str
+) -> None:
+    error = _error(http.post("/v1/files", files={"file": ("a", b"x")}, data=fields), 400)
+    assert error["param"] == param
+    if fields.get("purpose") == "benchmark":
+        assert "assistants, batch, fine-tune, vision, user_data, evals" in error["message"]
+    assert not any(configured.data_dir.glob("files/*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"{}", "application/json"),
+        (b"--b\r\n", "multipart/form-data"),
+        (b"nothing of the kind", "multipart/form-data; boundary=b"),
+        (
+            b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nx',
+            "multipart/form-data; boundary=b",
+        ),
+        (b"--b--\r\n", "multipart/form-data; boundary=b"),
+    ],
+)
+def test_what_is_no_form_or_half_of_one_is_no_file(
+    http: httpx.Client, configured: Settings, content: bytes, content_type: str
+) -> None:
+    _error(http.post("/v1/files", content=content, headers={"content-type": content_type}), 400)
+    assert http.get("/v1/files").json()["data"] == []
+    assert not any(configured.data_dir.glob("files/*"))
+
+
+def test_a_file_that_is_announced_too_large_is_refused_before_it_comes(
+    http: httpx.Client, configured: Settings
+) -> None:
+    configured.max_batch_file_bytes = 1000
+    form = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\nx'
+    )
+    head = (
+        b"POST /v1/files HTTP/1.1\r\nhost: muster\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+        b"content-length: 90000\r\n\r\n"
+    )
+    assert configured.max_file_bytes > 90_000
+    with socket.create_connection((http.base_url.host, http.base_url.port or 0), timeout=10) as connection:
+        connection.sendall(head + form)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_upload_never_touches_the_folder_for_temporary_files(
+    http: httpx.Client, configured: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured.max_file_bytes = 4 * 2**20
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    content = random.Random(1).randbytes(3 * 2**20)
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="any", max_retries=0) as client:
+        made = client.files.create(file=("a", content), purpose="user_data")
+        assert (made.bytes, client.files.content(made.id).read()) == (len(content), content)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(http: httpx.Client, configured: Settings) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="any", max_retries=0) as client:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        try:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.files.create(file=("a", b"x" * 90_000), purpose="batch")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.status_code, caught.value.code) == (507, "disk_full")
+    assert "MUSTER_DATA_DIR" in caught.value.message
+    assert not any(configured.data_dir.glob("files/*"))
+
+
+def test_an_upload_that_the_database_does_not_take_leaves_nothing_behind(
+    http: httpx.Client, configured: Settings, engine: sa.Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE file ADD CHECK (filename <> 'bad')"))
+    assert http.post("/v1/files", files={"file": ("bad", b"x")}, data={"purpose": "batch"}).status_code == 500
+    assert not any(configured.data_dir.glob("files/*"))
+
+
+def test_a_deletion_that_is_not_committed_keeps_the_bytes(
+    http: httpx.Client, configured: Settings, engine: sa.Engine
+) -> None:
+    file_id = _upload(http, b"x")
+    with engine.begin() as connection:  # refused at the commit, and no sooner
+        connection.execute(sa.text("CREATE TABLE holder (id text REFERENCES file DEFERRABLE INITIALLY DEFERRED)"))
+        connection.execute(sa.text("INSERT INTO holder VALUES (:id)"), {"id": file_id})
+    assert http.delete(f"/v1/files/{file_id}").status_code == 500
+    assert http.get(f"/v1/files/{file_id}/content").content == b"x"
+
+
+def test_what_killed_processes_left_behind_is_swept_while_muster_runs(
+    http: httpx.Client, driver: Driver, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stager, "SWEEP_S", 0.0)
+    driver.step()
+    folder = configured.data_dir / "files"
+    kept = _upload(http, b"x")
+    old_s = time.time() - sweeping.ROWLESS_S - 60
+    names = {"left": files.new_id(), "new": files.new_id(), "part": f".{files.new_id()}.00000000.part", "else": "notes"}
+    for name in names.values():
+        (folder / name).write_bytes(b"x")
+    for name in (kept, names["left"], names["part"], names["else"]):
+        os.utime(folder / name, (old_s, old_s))
+    driver.step()
+    assert {place.name for place in folder.iterdir()} == {kept, names["new"], names["part"], names["else"]}
+    older_s = time.time() - sweeping.PART_S - 60
+    os.utime(folder / names["part"], (older_s, older_s))
+    driver.step()
+    assert {place.name for place in folder.iterdir()} == {kept, names["new"], names["else"]}
 
 
 def test_a_file_that_is_too_large_leaves_nothing_behind(http: httpx.Client, configured: Settings) -> None:
-    files = {"file": ("big", io.BytesIO(b"x" * 100_001))}
-    assert _error(http.post("/v1/files", files=files, data={"purpose": "batch"}), 413)["code"] == "too_large"
-    assert list((configured.data_dir / "files").iterdir()) == []
+    big = {"file": ("big", io.BytesIO(b"x" * 100_001))}
+    assert _error(http.post("/v1/files", files=big, data={"purpose": "batch"}), 413)["code"] == "too_large"
+    assert not any(configured.data_dir.glob("files/*"))
     assert _error(http.post("/v1/files", files={"file": ("a", b"x")}), 400)["param"] == "purpose"
     assert _error(http.get("/v1/files/..%2f..%2fetc%2fpasswd"), 404)
     assert _error(http.get("/v1/files/file-0123/content"), 404)["code"] == "file_not_found"
@@ -213,6 +389,20 @@ def test_a_benchmark_that_cannot_be_says_why(
     http: httpx.Client, pool: None, body: Json, status: int, param: str | None
 ) -> None:
     assert _error(http.post("/v1/benchmarks", json=body), status)["param"] == param
+
+
+def test_with_nobody_live_everything_that_asks_experts_says_come_back(http: httpx.Client, engine: sa.Engine) -> None:
+    with database.session(engine) as session:
+        seeds.question_set(session)
+    body: Json = {"input_file_id": _upload(http, b"{}"), "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    for path, asked in (
+        ("/v1/chat/completions", {"model": "muster", "messages": [{"role": "user", "content": "Why?"}]}),
+        ("/v1/benchmarks", {"name": seeds.SET_NAME}),
+        ("/v1/batches", body),
+    ):
+        response = http.post(path, json=asked)
+        assert _error(response, 503)["code"] == "no_expert_live", path
+        assert int(response.headers["retry-after"]) > 0
 
 
 def test_a_benchmark_line_without_an_answer_is_told_by_its_number(http: httpx.Client, pool: None) -> None:

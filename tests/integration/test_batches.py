@@ -10,9 +10,10 @@ import openai
 import pytest
 import sqlalchemy as sa
 
+from orchestrator.runs import stager
 from orchestrator.runs.batches import reading
 from orchestrator.settings import PROJECT_DIR, Settings
-from orchestrator.storage import database, files
+from orchestrator.storage import database, files, partial
 from tests import seeds
 from tests.driving import Driver
 from tests.serving import served
@@ -265,6 +266,8 @@ def test_a_file_that_is_one_byte_too_large_is_refused_at_its_upload(client: open
         ({"input_file_id": "file-0123456789abcdef01234567"}, 404, None),
         ({"metadata": {"key": "x" * 513}}, 400, "metadata"),
         ({"extra_body": {"priority": 1}}, 400, "priority"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 60}}, 400, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "ended_at", "seconds": 3600}}, 400, "output_expires_after.anchor"),
     ],
 )
 def test_a_batch_that_cannot_be_says_why(
@@ -392,6 +395,61 @@ def test_a_restarted_stager_goes_on_reading_and_writing(
     assert ended.error_file_id is None
 
 
+def test_a_second_try_at_a_batchs_files_leaves_no_part_of_the_first(driver: Driver) -> None:
+    file_id = files.new_id()
+    first = partial.Partial(driver.settings, file_id)
+    other = partial.Partial(driver.settings, files.new_id())
+    second = partial.Partial(driver.settings, file_id)
+    second.write(b"whole")
+    folder = driver.settings.data_dir / "files"
+    assert len(list(folder.iterdir())) == 2
+    with pytest.raises(FileNotFoundError):
+        first.keep()
+    other.discard()
+    second.keep()
+    assert [place.read_bytes() for place in folder.iterdir()] == [b"whole"]
+
+
+def test_a_batchs_files_expire_and_an_expired_input_waits_for_its_batch(
+    client: openai.OpenAI, driver: Driver, pool: None, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stager, "SWEEP_S", 0.0)
+    made = _submit(
+        client,
+        [_request("a", "Hm?", model="ada"), _request("b", "Break. [stub:error]", model="ada")],
+        output_expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    driver.execute("UPDATE file SET expires_at = now()")
+    ended = _end(client, driver, made.id)
+    assert ended.status == "completed"
+    written = [client.files.retrieve(file_id) for file_id in (ended.output_file_id, ended.error_file_id)]
+    assert [file.expires_at for file in written] == [file.created_at + 3600 for file in written]
+    driver.step()
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(made.input_file_id)
+    assert {file.id for file in client.files.list()} == {file.id for file in written}
+
+
+def test_a_batch_tells_its_tokens_and_the_model_that_all_its_lines_name(
+    client: openai.OpenAI, driver: Driver, pool: None, worker: WorkerProcess
+) -> None:
+    made = _submit(client, [_request("a", "Hm?", model="ada"), _request("b", "Hm?", model="ada")])
+    assert (made.model, made.usage) == (None, None)
+    ended = _end(client, driver, made.id)
+    bodies = [line["response"]["body"] for line in _lines(client, ended.output_file_id).values()]
+    assert ended.model == "ada"
+    assert ended.usage.input_tokens == sum(body["usage"]["prompt_tokens"] for body in bodies) > 0
+    assert ended.usage.output_tokens == sum(body["usage"]["completion_tokens"] for body in bodies) > 0
+    assert ended.usage.total_tokens == ended.usage.input_tokens + ended.usage.output_tokens
+    assert (ended.usage.input_tokens_details.cached_tokens, ended.usage.output_tokens_details.reasoning_tokens) == (
+        0,
+        0,
+    )
+    assert _end(client, driver, _submit(client, [_request("a", "Hm?")]).id).model == "muster"
+    mixed = _submit(client, [_request("a", "Hm?", model="ada"), _request("b", "Hm?", model="bob")])
+    assert _end(client, driver, mixed.id).model is None
+
+
 def test_no_file_is_seen_while_the_disk_is_full(
     client: openai.OpenAI,
     driver: Driver,
@@ -400,13 +458,13 @@ def test_no_file_is_seen_while_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = _submit(client, [_request("a", "Hm?", model="ada")])
-    room = files.DISK_RESERVE_BYTES
-    monkeypatch.setattr(files, "DISK_RESERVE_BYTES", 2**62)
+    room = partial.DISK_RESERVE_BYTES
+    monkeypatch.setattr(partial, "DISK_RESERVE_BYTES", 2**62)
     driver.until(lambda: client.batches.retrieve(made.id).status == "finalizing")
     for _ in range(5):
         driver.step()
     assert client.batches.retrieve(made.id).status == "finalizing"
     assert len(list((driver.settings.data_dir / "files").iterdir())) == 1
-    monkeypatch.setattr(files, "DISK_RESERVE_BYTES", room)
+    monkeypatch.setattr(partial, "DISK_RESERVE_BYTES", room)
     ended = _end(client, driver, made.id)
     assert (ended.status, len(_lines(client, ended.output_file_id))) == ("completed", 1)

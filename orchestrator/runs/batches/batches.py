@@ -55,14 +55,19 @@ def submit(
     endpoint: str,
     completion_window: str,
     metadata: Mapping[str, str] | None = None,
+    output_expires_after_s: int | None = None,
     idempotency_key: str | None = None,
 ) -> BatchState:
     """Write a batch; its lines are read and checked by the stager.
 
-    `pool`: the live experts, pinned here. The same `idempotency_key` gives the batch it gave before. Raises
-    `RunRefused`, `runs.KeyTaken`, `open_lines.TooManyOpenLines` and `files.UnknownFile`.
+    `pool`: the live experts, pinned here. `output_expires_after_s`: how long its files stay. The same
+    `idempotency_key` gives the batch it gave before. Raises `RunRefused`, `NoExperts`, `runs.KeyTaken`,
+    `open_lines.TooManyOpenLines` and `files.UnknownFile`.
     """
-    digest = runs.digest(KIND, input_file_id, endpoint, completion_window, dict(metadata or {}))
+    asked: list[object] = [KIND, input_file_id, endpoint, completion_window, dict(metadata or {})]
+    if output_expires_after_s is not None:  # so that a key given before this was known still fits its request
+        asked.append(output_expires_after_s)
+    digest = runs.digest(*asked)
     if (present := runs.submitted(session, idempotency_key, digest)) is not None:
         return state(session, present.id)
     length_s = _check(endpoint, completion_window, metadata)
@@ -84,6 +89,7 @@ def submit(
         endpoint=endpoint,
         completion_window=completion_window,
         labels=dict(metadata) if metadata is not None else None,
+        output_expires_after_s=output_expires_after_s,
         expires_at=run.created_at + dt.timedelta(seconds=length_s),
     )
     session.add(batch)
@@ -162,6 +168,22 @@ def timestamps(state: BatchState) -> dict[str, Any]:
         "expired_at": ended("expired"),
         "cancelling_at": _unix(batch.cancelling_at),
         "cancelled_at": ended("cancelled"),
+    }
+
+
+def usage(state: BatchState) -> dict[str, Any] | None:
+    """OpenAI's usage of a batch that has ended: the tokens of all that was answered. None before, or without lines."""
+    units = [each for each in state.run.totals.get("units", ()) if each["state"] == "done"]
+    if state.run.ended_at is None or "units" not in state.run.totals:
+        return None
+    read = sum(each["prompt_tokens"] for each in units)
+    written = sum(each["completion_tokens"] for each in units)
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": read + written,
     }
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session, col, select
 
+from orchestrator.online.chat_request import POOL
 from orchestrator.runs.batches import line
 from orchestrator.runs.batches.line import Complaint, Line
 from orchestrator.runs.pinning import LINES_MAX
@@ -71,6 +72,7 @@ def advance(session: Session, settings: Settings, run: RunRow, pool: line.Pool) 
     if errors != run.errors:
         session.execute(sa.update(RunRow).where(col(RunRow.id) == run.id).values(errors=errors))
     batch.read_bytes, batch.read_lines = read.read_bytes, read.read_lines
+    batch.model = _model(batch.model, read.lines)
     session.add(batch)
     session.flush()
     count = session.execute(_COUNT, {"run": run.id}).scalar_one()
@@ -99,6 +101,13 @@ def _end(session: Session, run_id: str, errors: Sequence[dict[str, Any]]) -> Non
     session.execute(sa.update(RunRow).where(col(RunRow.id) == run_id).values(errors=list(errors)))
     session.execute(_FAIL, {"run": run_id})
     log.info("batch refused", run=run_id, complaints=len(errors))
+
+
+def _model(known: str | None, lines: Sequence[tuple[int, Line]]) -> str | None:
+    """The model that all lines name, these and those before; "" for several."""
+    named = {each.query.expert or POOL for _, each in lines if each.query is not None}
+    named |= set() if known is None else {known}
+    return next(iter(named), None) if len(named) <= 1 else ""
 
 
 def _read(settings: Settings, batch: BatchRow, pool: line.Pool) -> _Slice:

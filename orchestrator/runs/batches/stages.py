@@ -11,7 +11,7 @@ from orchestrator.runs.batches import line, reading, writing
 from orchestrator.runs.batches.writing import Writer
 from orchestrator.runs.staging.context import Contexts
 from orchestrator.settings import Settings
-from orchestrator.storage import database, files
+from orchestrator.storage import database
 from orchestrator.storage.tables import BatchRow, RunRow
 
 WRITE_RETRY_S = 2.0
@@ -32,7 +32,6 @@ class Batches:
         self._settings = settings
         self._contexts = contexts
         self._writer = Writer(settings)
-        files.sweep(settings)
         self._failed_at: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
         """Times that the files of a batch were begun in vain."""

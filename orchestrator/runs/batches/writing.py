@@ -19,7 +19,7 @@ from orchestrator.runs.pinned import Pinned
 from orchestrator.runs.staging.work import units_by_instance
 from orchestrator.settings import Settings
 from orchestrator.storage import database, files, stored
-from orchestrator.storage.files import Partial
+from orchestrator.storage.partial import Partial
 from orchestrator.storage.tables import BatchRow, RunRow
 
 SLICE_LINES = 200
@@ -139,7 +139,14 @@ class Writer:
             partial.keep()
             kept[kind] = file_id
             name = f"{run.id}_{kind}.jsonl"
-            files.add(session, file_id=file_id, filename=name, purpose="batch_output", size=partial.size)
+            files.add(
+                session,
+                file_id=file_id,
+                filename=name,
+                purpose="batch_output",
+                size=partial.size,
+                expires_after_s=batch.output_expires_after_s,
+            )
         status = _status(run, batch)
         session.execute(_NAMED, {"run": run.id, **kept})
         session.execute(
