@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.table import Column
 
 from orchestrator.cli import progress
 from orchestrator.cli.client import Client
@@ -16,6 +17,9 @@ from orchestrator.cli.output import AsJson, Url, console, fail, print_json, tabl
 from orchestrator.settings import Settings
 
 ENDED = ("completed", "failed", "expired", "cancelled")
+
+ID_CHARS = 30
+"""Never cut off, however narrow the terminal: it is what other commands are given."""
 
 app = typer.Typer(no_args_is_help=True, help="Submit a benchmark, watch it, read its report, compare two.")
 
@@ -81,7 +85,7 @@ def list_benchmarks(
         ended = f"{counts['completed'] + counts['failed']}/{counts['total']}"
         began = datetime.fromtimestamp(run["created_at"], UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         rows.append((run["id"], run["name"], run["status"], ended, counts["failed"] or "", began))
-    console.print(table(("id", "name", "status", "lines", "failed", "submitted"), rows))
+    console.print(table((Column("id", min_width=ID_CHARS), "name", "status", "lines", "failed", "submitted"), rows))
 
 
 @app.command()
