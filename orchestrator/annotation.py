@@ -1,6 +1,7 @@
 """How a question's skills are found: by its own embedding, or named by an LLM and then matched."""
 
 import functools
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ EXPECTED_TOKENS = 25
 """Of a sample (orchestrator/costs/costs.toml, stage `annotate`)."""
 NONE_SURVIVED = "no skill that the LLM named survived its votes; the question's own embedding was used"
 """Said wherever annotation by LLM fell back to the embedding."""
+_LOADING = threading.Lock()
 
 
 def method_for(strategy: str | None, settings: Settings) -> Method:
@@ -42,7 +44,12 @@ def ask(question: Question, skills: tuple[str, ...], embedder: TextEmbedder) -> 
     )
 
 
-@functools.cache
 def embedder(packages_dir: Path) -> Embedder:
     """The process's embedder, loaded (0.3 s) when it is first needed. Raises `skills.embed.EmbedderMissing`."""
+    with _LOADING:  # a cache alone would let two threads that ask first both load it
+        return _embedder(packages_dir)
+
+
+@functools.cache
+def _embedder(packages_dir: Path) -> Embedder:
     return Embedder.load(packages_dir)
