@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator.dispatch import chunks
+from orchestrator.runs import totals
+from orchestrator.storage import database
 from workers.messages import CANCELLED_KEY
 
 ANNOUNCED_S = 600
@@ -61,7 +63,7 @@ _END_UNITS = sa.text(
 )
 _END_CHUNKS = sa.text("UPDATE chunk SET state = 'ended' WHERE run_id = :run AND state = 'sent'")
 _EXPIRED = sa.text("UPDATE batch SET has_expired = true WHERE run_id = :run")
-_END_RUN = sa.text("UPDATE run SET status = :status, ended_at = now() WHERE id = :run")
+_END_RUN = sa.text("UPDATE run SET status = :status, totals = CAST(:totals AS jsonb), ended_at = now() WHERE id = :run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ def end_lines(session: Session) -> Slice | None:
         if run.status == "finalizing":
             session.execute(_EXPIRED, {"run": run.id})
         elif is_last and run.kind != "batch":
-            session.execute(_END_RUN, {"run": run.id, "status": "failed" if run.errors else "cancelled"})
+            status, kept = "failed" if run.errors else "cancelled", database.dump_json(totals.of(session, run.id))
+            session.execute(_END_RUN, {"run": run.id, "status": status, "totals": kept})
         return Slice(run_id=run.id, is_last=is_last)
     return None
 

@@ -1,12 +1,10 @@
 """The end of a run: what its kind leaves behind, its report, its totals, its status. One transaction."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator.pool import experts
-from orchestrator.runs import report, runs
+from orchestrator.runs import report, runs, totals
 from orchestrator.runs.staging import aggregator, profile
 from orchestrator.runs.staging.context import Context
 from orchestrator.settings import Settings
@@ -14,15 +12,6 @@ from orchestrator.storage import database
 
 # The smallest stage, and not EXISTS: that is answered from the index of open lines alone, never by reading the table.
 _OPEN = sa.text("SELECT min(stage) FROM instance WHERE run_id = :run AND stage <> 'done'")
-_TOTALS = sa.text(
-    """
-    SELECT stage, state, count(*) AS units, coalesce(sum(attempts), 0) AS attempts, coalesce(sum(losses), 0) AS losses,
-        coalesce(sum((completion->>'prompt_tokens')::bigint), 0) AS prompt_tokens,
-        coalesce(sum((completion->>'completion_tokens')::bigint), 0) AS completion_tokens,
-        sum(device_s) AS device_s, sum(load_s) AS load_s
-    FROM unit WHERE run_id = :run GROUP BY stage, state ORDER BY stage, state
-    """
-)
 _END = sa.text(
     """
     UPDATE run SET status = 'completed', totals = CAST(:totals AS jsonb), report = CAST(:report AS jsonb),
@@ -50,23 +39,13 @@ def finish(session: Session, context: Context, settings: Settings) -> None:
         _END,
         {
             "run": context.run_id,
-            "totals": database.dump_json(totals(session, context.run_id)),
+            "totals": database.dump_json(totals.of(session, context.run_id)),
             "report": database.dump_json(built),
         },
     )
     session.expire_all()
     if context.kind == "profile" and context.pinned.question_set_id is not None and not _profiling(session):
         aggregator.submit_if_due(session, settings, context.pinned.question_set_id)
-
-
-def totals(session: Session, run_id: str) -> dict[str, Any]:
-    """Units, tokens, charged seconds, failed tries and losses by stage and state: what `/metrics` adds up."""
-    rows = session.execute(_TOTALS, {"run": run_id})
-    return {"units": [{name: _plain(value) for name, value in row._mapping.items()} for row in rows]}
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | float) else int(value)
 
 
 def _profiling(session: Session) -> bool:

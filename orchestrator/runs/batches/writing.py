@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import Session
 
-from orchestrator.runs import finishing, report
+from orchestrator.runs import report, totals
 from orchestrator.runs.batches import answer
 from orchestrator.runs.batches.answer import Ended
 from orchestrator.runs.pinned import Pinned
@@ -154,7 +154,7 @@ class Writer:
             {
                 "run": run.id,
                 "status": status,
-                "totals": database.dump_json(finishing.totals(session, run.id)),
+                "totals": database.dump_json(totals.of(session, run.id)),
                 "report": database.dump_json(report.build(session, run.id)),
             },
         ).one()  # none: another orchestrator ended it, and this transaction must not add its files
