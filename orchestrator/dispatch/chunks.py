@@ -185,8 +185,8 @@ def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[
 def fail_late(session: Session, *, late_s: float, unread_s: float) -> list[int]:
     """Fail the units of chunks of which nothing was finished for `late_s` since they were begun; returns those units.
 
-    What was told within `unread_s` and is not read yet may be answers. Their instances go on without them. Waiting for a
-    load, or for the chunk before, makes nobody late: loads have a limit of their own, and so has the chunk before.
+    What was told within `unread_s` and is not read yet may be answers. Their instances go on without them. Waiting for
+    a load, or for the chunk before, makes nobody late: loads have a limit of their own, and so has the chunk before.
     """
     ids = [row.id for row in session.execute(_TOO_LONG, {"late_s": late_s, "unread_s": unread_s})]
     if not ids:

@@ -1,6 +1,5 @@
 """Runs that are called off: large ones, beside others, and while everything else goes on."""
 
-import io
 import json
 import threading
 import time
@@ -15,11 +14,12 @@ import sqlalchemy as sa
 from orchestrator.dispatch import chunks
 from orchestrator.dispatch.backlog import BacklogReader
 from orchestrator.pool import pool
-from orchestrator.runs import cancelling, runs
+from orchestrator.runs import cancelling, lines, runs
 from orchestrator.runs.batches import batches, stages
 from orchestrator.runs.staging import work
 from orchestrator.settings import Settings
 from orchestrator.storage import database, files
+from orchestrator.storage.partial import Partial
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker
@@ -71,9 +71,12 @@ def batch(driver: Driver, lines: int, *, window: str = "24h") -> str:
     body = {"model": "ada", "messages": [{"role": "user", "content": "Why?"}]}
     line = {"method": "POST", "url": "/v1/chat/completions", "body": body}
     content = b"".join(json.dumps({"custom_id": str(n), **line}).encode() + b"\n" for n in range(lines))
-    file_id, size = files.write(driver.settings, io.BytesIO(content))
+    file_id = files.new_id()
+    part = Partial(driver.settings, file_id)
+    part.write(content)
+    part.keep()
     with driver.session() as session:
-        files.add(session, file_id=file_id, filename="t.jsonl", purpose="batch", size=size)
+        files.add(session, file_id=file_id, filename="t.jsonl", purpose="batch", size=part.size)
         state = batches.submit(
             session,
             settings=driver.settings,
@@ -250,7 +253,7 @@ def test_a_batch_whose_files_cannot_be_written_fails_and_its_lines_can_be_read(
     driver.until(lambda: driver.status(run) == "failed")
     with driver.session() as session:
         state = batches.state(session, run)
-        assert len(list(runs.results(session, run))) == 201
+        assert len(list(lines.results(driver.session, run))) == 201
     (error,) = state.run.errors
     assert error["code"] == "internal_error"
     assert f"/v1/benchmarks/{run}/results" in error["message"]

@@ -255,7 +255,7 @@ def test_a_chunk_of_which_units_are_finished_is_not_late(driver: Driver, fake: F
 def late(driver: Driver) -> int:
     """How many units the dispatcher fails as late now."""
     with driver.session() as session:
-        return len(chunks.fail_late(session, late_s=driver.settings.late_s))
+        return len(chunks.fail_late(session, late_s=driver.settings.late_s, unread_s=0.0))
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "late"])

@@ -13,7 +13,8 @@ from orchestrator.pool import pool, question_sets
 from orchestrator.pool.pool import Pool
 from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
-from orchestrator.runs import events, lines, report, runs
+from orchestrator.runs import events, report, runs
+from orchestrator.runs import lines as run_lines
 from orchestrator.settings import Settings
 from orchestrator.storage.tables import RunRow, SynthesisTrialsRow
 from orchestrator.version import VERSION
@@ -141,8 +142,7 @@ def test_an_annotator_that_was_set_aside_is_not_asked(driver: Driver, fake: Fake
     annotator = run.pinned["annotator"]
     driver.scalar("UPDATE expert SET state = 'quarantined' WHERE name = :name RETURNING 1", name=annotator)
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
-    with driver.session() as session:
-        lines = list(runs.results(session, run.id))
+    lines = list(run_lines.results(driver.session, run.id))
     assert {each["stage"] for line in lines for each in line["completions"]} == {"generate"}
     assert all("own embedding" in line["decision"]["annotation_note"] for line in lines)
 
@@ -224,8 +224,7 @@ def test_others_answer_in_place_of_an_expert_that_cannot_be_loaded(
     with WorkerProcess(redis_url, tmp_path):
         run = submit(driver, 20, sources=sources, k=k, strategy="random", baselines=baselines)
         driver.until(lambda: driver.is_done(run.id))
-    with driver.session() as session:
-        lines = list(runs.results(session, run.id))
+    lines = list(run_lines.results(driver.session, run.id))
     asked_in_vain = 0
     for line in lines:
         recruits = {recruit["expert"]: recruit["why"] for recruit in line["decision"]["recruits"]}
@@ -447,10 +446,10 @@ def test_a_report_warns_of_other_prompts_and_of_questions_that_were_profiled_on(
 def test_who_reads_results_slowly_holds_no_connection(
     driver: Driver, fake: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lines, "BATCH", 2)
+    monkeypatch.setattr(run_lines, "BATCH", 2)
     run = submit(driver, 5)
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
-    reading = lines.results(driver.session, run.id)
+    reading = run_lines.results(driver.session, run.id)
     seen = []
     for line in reading:
         seen.append(line["position"])
