@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class WorkerSettings:
     stall_s: float = 120.0
     """An engine with running requests that computes nothing for so long is killed."""
     load_timeout_s: float = 900.0
+    """A load that takes longer is given up."""
     drain_s: float = 15.0
     """How long running requests may go on after SIGTERM."""
 
@@ -115,3 +117,7 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
+
+
+if __name__ == "__main__":  # says what is wrong with a worker's command line, and starts nothing
+    from_command_line(sys.argv[1:])

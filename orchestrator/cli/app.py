@@ -1,5 +1,6 @@
 """The commands, put together."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,9 @@ def up(
         list[str] | None,
         typer.Option(help="One model worker on each: cpu, cuda:0, …; none: remote and stub models only."),
     ] = None,
+    worker_args: Annotated[
+        str, typer.Option(help='Further options of each of these workers, e.g. "--residents 2".', show_default=False)
+    ] = "",
     demo: Annotated[bool, typer.Option("--demo", help="Wait for the profiles, then ask one question.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop after the demo's answer.")] = False,
 ) -> None:
@@ -48,7 +52,11 @@ def up(
 
     settings = _settings(port=port, host=host, data_dir=data_dir, experts_file=experts_file)
     wanted = None if not device else tuple(name for name in device if name != "none")
-    raise typer.Exit(start(settings, console, devices=wanted, ask=demo, once=once))
+    try:
+        further = tuple(shlex.split(worker_args))
+    except ValueError as error:
+        raise typer.BadParameter(f"{worker_args!r} cannot be read: {error}", param_hint="--worker-args") from None
+    raise typer.Exit(start(settings, console, devices=wanted, worker_args=further, ask=demo, once=once))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,10 @@ WORKER_DRAIN_S = 2
 """What runs at Ctrl-C is sent again by the next start: nobody need wait for it."""
 LOG_MAX_BYTES = 20 << 20
 """A longer log is set aside (one generation) at the next start."""
+
+
+class UnknownGpu(ValueError):
+    """CUDA_VISIBLE_DEVICES names a GPU that nvidia-smi does not list. One line, for people."""
 
 
 class Service(Protocol):
@@ -36,7 +41,7 @@ class PythonService:
     def __init__(self, *, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
-        self._arguments = tuple(arguments)
+        self.arguments = tuple(arguments)
         self._environment = environment
         self._asked = False
 
@@ -47,9 +52,7 @@ class PythonService:
         with self.log.open("ab") as log:
             # -P: a folder named `api` where the user stands is not ours.
             self._asked = False
-            self.process = child.spawn(
-                [sys.executable, "-P", "-m", *self._arguments], env=self._environment, output=log
-            )
+            self.process = child.spawn([sys.executable, "-P", "-m", *self.arguments], env=self._environment, output=log)
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM and come back at once; `stop` waits."""
@@ -70,6 +73,8 @@ class Layout:
 
     devices: tuple[str, ...]
     """One model worker for each; may be empty."""
+    worker_args: tuple[str, ...] = ()
+    """Further arguments of each of them: `workers.settings`' options, but for the name and the device."""
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -82,18 +87,18 @@ def environment(settings: Settings) -> dict[str, str]:
         "MUSTER_EXPERTS_FILE": str(settings.experts_file),
         "MUSTER_HOST": settings.host,
         "MUSTER_PORT": str(settings.port),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_DIR), os.environ.get("PYTHONPATH")])),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cuda:1 is the GPU that nvidia-smi calls 1
+        "PYTHONPATH": _python_path(),
         "PYTHONUNBUFFERED": "1",
     }
 
 
 def own_services(settings: Settings, layout: Layout) -> dict[str, PythonService]:
     """Muster's own processes by name, in the order of their start."""
-    workers = {f"w{number}": device for number, device in enumerate(layout.devices)} | {"remote0": "none"}
     commands: dict[str, list[str]] = {"orchestrator": ["orchestrator"]}
-    for name, device in workers.items():
-        drain = ["--drain-s", str(WORKER_DRAIN_S)]
-        commands[f"worker {name}"] = ["workers", "--name", name, "--device", device, *drain]
+    for number, device in enumerate(layout.devices):
+        commands[f"worker w{number}"] = ["workers", *worker_arguments(f"w{number}", device, layout.worker_args)]
+    commands["worker remote0"] = ["workers", *worker_arguments("remote0", "none")]
     commands["api"] = ["api"]
     shared = environment(settings)
     logs = settings.data_dir / "logs"
@@ -103,20 +108,60 @@ def own_services(settings: Settings, layout: Layout) -> dict[str, PythonService]
     }
 
 
+def worker_arguments(name: str, device: str, further: Sequence[str] = ()) -> list[str]:
+    """A worker's command line, without the module."""
+    return ["--name", name, "--device", device, "--drain-s", str(WORKER_DRAIN_S), *further]
+
+
+def wrong_worker_args(further: Sequence[str]) -> str | None:
+    """What the worker's own parser has against `further`, in one line; None if nothing."""
+    taken = [word for word in further if word.partition("=")[0] in ("--name", "--device")]
+    if taken:
+        return f"{taken[0]} is given by Muster itself; `muster up --device` says where workers run"
+    # In a process of its own: of `workers`, the orchestrator imports the messages alone.
+    check = [sys.executable, "-P", "-m", "workers.settings", *worker_arguments("w0", "cpu", further)]
+    environment = {**os.environ, "REDIS_URL": "redis://", "PYTHONPATH": _python_path()}
+    checked = subprocess.run(check, env=environment, capture_output=True, text=True, check=False)
+    return None if checked.returncode == 0 else checked.stderr.strip().rpartition("error: ")[2]
+
+
 def devices() -> tuple[str, ...]:
-    """The devices that the installed build of vLLM can use here: every visible NVIDIA GPU, else the CPU."""
-    return tuple(f"cuda:{number}" for number in range(gpu_count())) or ("cpu",)
+    """The devices that the installed build of vLLM can use here: every visible NVIDIA GPU, else the CPU.
 
-
-def gpu_count() -> int:
-    """NVIDIA GPUs that a model worker could use; 0 with the CPU build of PyTorch."""
+    Raises `UnknownGpu`.
+    """
     if not has_cuda_build() or shutil.which("nvidia-smi") is None:
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    return sum(1 for line in listed.stdout.splitlines() if line.startswith("GPU "))
+        return ("cpu",)
+    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    uuids = {int(number): uuid for number, uuid in re.findall(r"^(\d+), (GPU-\S+)$", listed.stdout, re.MULTILINE)}
+    chosen = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
+    return tuple(f"cuda:{number}" for number in chosen) or ("cpu",)
+
+
+def visible_gpus(wanted: str | None, uuids: Mapping[int, str]) -> tuple[int, ...]:
+    """Numbers of the GPUs that CUDA_VISIBLE_DEVICES (`wanted`) leaves, in its order; None: of all.
+
+    `uuids`: number, as nvidia-smi counts, -> uuid. As with CUDA, entries are numbers or beginnings of uuids, and an
+    empty one or -1 ends the list. Raises `UnknownGpu`.
+    """
+    if wanted is None:
+        return tuple(uuids)
+    chosen: dict[int, None] = {}
+    for entry in map(str.strip, wanted.split(",")):
+        if entry in ("", "-1"):
+            break
+        is_uuid = entry.startswith("GPU-")
+        matching = [
+            number for number, uuid in uuids.items() if (uuid.startswith(entry) if is_uuid else entry == f"{number}")
+        ]
+        if len(matching) != 1:
+            known = ", ".join(f"{number} ({uuid})" for number, uuid in uuids.items()) or "none"
+            raise UnknownGpu(
+                f"CUDA_VISIBLE_DEVICES names {entry!r}, and nvidia-smi lists {known}: correct it, or unset it"
+            )
+        chosen[matching[0]] = None
+    return tuple(chosen)
 
 
 def has_cuda_build() -> bool:
@@ -124,3 +169,7 @@ def has_cuda_build() -> bool:
         return not importlib.metadata.version("torch").endswith("+cpu")
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, [str(PROJECT_DIR), os.environ.get("PYTHONPATH")]))

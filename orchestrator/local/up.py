@@ -23,17 +23,25 @@ class Interrupted(BaseException):
     """Ctrl-C, SIGTERM or a closed terminal: stop everything, in order."""
 
 
-def up(settings: Settings, console: Console, *, devices: tuple[str, ...] | None, ask: bool, once: bool) -> int:
+def up(
+    settings: Settings,
+    console: Console,
+    *,
+    devices: tuple[str, ...] | None,
+    worker_args: tuple[str, ...],
+    ask: bool,
+    once: bool,
+) -> int:
     """Run Muster until interrupted (`once`: until the demo's answer). Returns the exit code.
 
-    `devices`: one model worker on each; None: on whatever this machine has. `ask`: with the demo, which waits for
-    the pool's profiles and asks one question.
+    `devices`: one model worker on each; None: on whatever this machine has. `worker_args`: for each of these workers.
+    `ask`: with the demo, which waits for the pool's profiles and asks one question.
     """
     try:
         for finding in doctor.before_start(settings):
             if not finding.ok:
                 raise CannotStart(f"{finding.name}: {finding.detail}. To mend it: {finding.mend}.")
-        layout = Layout(devices=services.devices() if devices is None else devices)
+        layout = _layout(devices, worker_args)
         with _signals_interrupt(), Supervisor(settings, layout, _sayer(console)) as running:
             try:
                 return _serve(running, console, ask=ask or once, once=once)
@@ -45,6 +53,15 @@ def up(settings: Settings, console: Console, *, devices: tuple[str, ...] | None,
         return EXIT_CANNOT_START
     except Interrupted:
         return EXIT_INTERRUPTED if once else 0
+
+
+def _layout(devices: tuple[str, ...] | None, worker_args: tuple[str, ...]) -> Layout:
+    if worker_args and (wrong := services.wrong_worker_args(worker_args)) is not None:
+        raise CannotStart(f"--worker-args: {wrong}. `.venv/bin/python -m workers --help` lists what there is.")
+    try:
+        return Layout(devices=services.devices() if devices is None else devices, worker_args=worker_args)
+    except services.UnknownGpu as error:
+        raise CannotStart(str(error)) from None
 
 
 def _sayer(console: Console) -> Callable[[str], None]:
