@@ -19,5 +19,7 @@ RUN python setup/environment.py --flavour "$FLAVOUR" --weights --data-dir /data 
 COPY --chown=muster . .
 
 ENV PATH=/app/.venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 MUSTER_DATA_DIR=/data
+# Weights from the hub outlive their container.
+ENV HF_HOME=/data/huggingface
 VOLUME /data
 CMD ["python", "-m", "api"]

@@ -27,17 +27,20 @@ OWN = ("orchestrator", "worker", "remote-worker", "api")
 HEALTHY_S = 60.0
 
 
-def read(variables: Mapping[str, str]) -> dict[str, Any]:
-    """The compose file with its variables filled in, as `docker compose config` does it."""
-    text = (PROJECT_DIR / "docker-compose.yml").read_text()
-    composed: dict[str, Any] = yaml.safe_load(re.sub(r"\$(\$|\{([^}]*)\})", lambda m: filled(m, variables), text))
+FILE = (PROJECT_DIR / "docker-compose.yml").read_text()
+
+
+def read(variables: Mapping[str, str], text: str = FILE) -> dict[str, Any]:
+    """The compose file with its variables filled in, the innermost first, as `docker compose config` does it."""
+    before = ""
+    while text != before:
+        before, text = text, re.sub(r"(?<!\$)\$\{([^{}]*)\}", lambda m: filled(m, variables), text)
+    composed: dict[str, Any] = yaml.safe_load(text.replace("$$", "$"))
     return composed
 
 
 def filled(found: re.Match[str], variables: Mapping[str, str]) -> str:
-    if found[1] == "$":
-        return "$"
-    name, operator, rest = (re.match(r"(\w+)(:-|:\?)?(.*)", found[2]) or pytest.fail(found[0])).groups()
+    name, operator, rest = (re.match(r"(\w+)(:-|:\?)?(.*)", found[1]) or pytest.fail(found[0])).groups()
     if variables.get(name):
         return variables[name]
     if operator == ":?":
@@ -61,7 +64,7 @@ class Place:
             "@valkey:6379": f"@127.0.0.1:{self.valkey_port}",
             "0.0.0.0": "127.0.0.1",
             "/data": str(self.folder / "data"),
-            "/app/experts.toml": str(STUB_EXPERTS),
+            "/config/experts.toml": str(STUB_EXPERTS),
         }
         given = {name: str(value) for name, value in service.get("environment", {}).items()}
         for name, value in given.items():
@@ -176,7 +179,57 @@ def test_the_file_has_what_production_needs() -> None:
     assert gpu["capabilities"] == ["gpu"]
     assert "container_name" not in services["worker"], "a fixed name cannot be scaled"
     volumes = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
-    assert volumes == set(composed["volumes"])
+    assert volumes == {*composed["volumes"], "."}
+
+
+def test_what_is_in_the_env_file_reaches_every_process_of_ours() -> None:
+    services = read(SECRETS)["services"]
+    assert all(services[name]["env_file"] == [{"path": ".env", "required": False}] for name in OWN)
+    for name in OWN:  # what stands here as well would hide it
+        written = {variable for variable in services[name]["environment"] if variable.startswith("MUSTER_")}
+        assert written <= {
+            "MUSTER_DATA_DIR",
+            "MUSTER_EXPERTS_FILE",
+            "MUSTER_HOST",
+            "MUSTER_PORT",
+            "MUSTER_API_KEY",
+            "MUSTER_DEVICE",
+            "MUSTER_WORKER_ARGS",
+        }
+
+
+def test_experts_and_models_are_the_hosts_own() -> None:
+    services = read(SECRETS | {"MUSTER_EXPERTS_DIR": "/etc/muster", "MUSTER_MODELS_DIR": "/srv/models"})["services"]
+    assert "/etc/muster:/config:ro" in services["orchestrator"]["volumes"]
+    assert services["orchestrator"]["environment"]["MUSTER_EXPERTS_FILE"] == "/config/experts.toml"
+    assert "/srv/models:/models:ro" in services["worker"]["volumes"]
+
+
+def test_servers_of_ones_own_take_the_place_of_the_files() -> None:
+    theirs = {"DATABASE_URL": "postgresql://db.example/muster", "REDIS_URL": "redis://broker.example:6379/0"}
+    services = read(SECRETS | theirs)["services"]
+    for name in OWN:
+        environment = services[name]["environment"]
+        assert {key: environment[key] for key in theirs if key in environment}.items() <= theirs.items()
+        assert environment["REDIS_URL"] == theirs["REDIS_URL"]
+
+
+def test_a_second_gpu_is_a_service_that_only_has_to_be_uncommented() -> None:
+    services = read(SECRETS, re.sub(r"^  # (worker-1:|  )", r"  \1", FILE, flags=re.MULTILINE))["services"]
+    first, second = services["worker"], services["worker-1"]
+    devices = [each["deploy"]["resources"]["reservations"]["devices"][0] for each in (first, second)]
+    assert [device["device_ids"] for device in devices] == [["0"], ["1"]]
+    assert {**second, "deploy": None} == {**first, "deploy": None}
+
+
+def test_a_worker_takes_further_arguments(place: Place) -> None:
+    worker = read(SECRETS | {"MUSTER_WORKER_ARGS": "--residents 0"})["services"]["worker"]
+    ran = subprocess.run(worker["command"], env=place.environment(worker), capture_output=True, text=True, check=False)
+    assert "argument --residents: 0 is not above 0" in ran.stderr
+
+
+def test_secrets_stay_out_of_the_image() -> None:
+    assert ".env" in (PROJECT_DIR / ".dockerignore").read_text().splitlines()
 
 
 def test_every_service_waits_for_the_health_of_what_it_needs() -> None:
