@@ -20,19 +20,25 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".muster")
     """Files, converted weights, embedded servers, logs."""
     experts_file: Path = PROJECT_DIR / "experts.toml"
+    """The pool."""
     benchmarks_dir: Path = PROJECT_DIR / "benchmarks" / "sets"
     """Benchmarks that can be submitted by name: JSONL files."""
     host: str = "127.0.0.1"
+    """The address that the API listens on."""
     port: int = 8000
+    """Its port."""
     api_key: str = ""
     """If set, every request but health must carry `Authorization: Bearer <key>`."""
     question_set: str = "muster-basics"
     """The question set that queries recruit on."""
     annotation: str = "embedding"
-    """How queries are annotated by default: `embedding` or `llm`."""
+    """How questions are annotated by default: `embedding` or `llm`."""
     k: int = 3
+    """Experts asked per question by default."""
     strategy: str = "posterior"
+    """How they are chosen by default (docs/recruiting.md)."""
     fusion: str = "auto"
+    """How their answers are merged by default: `auto`, `vote`, `aggregate` or `best_single`."""
     query_seconds: float = 60.0
     """Default `budget.seconds` of a query."""
     queries_in_flight: int = 32
@@ -43,12 +49,13 @@ class Settings(BaseSettings):
     open_lines: int = 1_000_000
     """Lines of batches and benchmarks that may be open at a time; a submission beyond is told to come back (429)."""
     keep_queries_days: int = 30
+    """Days that a query's prompt, answers and feedback are stored."""
     max_body_bytes: int = 8 * 2**20
-    """Largest JSON body."""
+    """Largest JSON body (8 MiB)."""
     max_file_bytes: int = 512 * 2**20
-    """Largest uploaded file."""
+    """Largest uploaded file (512 MiB)."""
     max_batch_file_bytes: int = 200 * 2**20
-    """Largest uploaded file with purpose "batch"."""
+    """Largest uploaded file with purpose `batch` (200 MiB)."""
     allow_remote_code: bool = False
     """Whether experts may run code that comes with their weights (`trust_remote_code`)."""
     lease_s: float = 15.0
@@ -63,6 +70,7 @@ class Settings(BaseSettings):
     """Units fail as late when their worker has finished nothing of their chunk for so long since it began it; their
     lines go on without them."""
     log_level: str = "INFO"
+    """Of the API and the orchestrator."""
 
     @property
     def packages_dir(self) -> Path:
