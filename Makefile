@@ -1,4 +1,5 @@
-# make run      set up everything, start Muster, answer one question, serve (ARGS=--once: stop then; GEMMA=1: two models)
+# make run      set up everything, start Muster, answer one question, serve (ARGS=--once: stop then; GEMMA=1: fetch Gemma's
+#               weights as well, for the expert gemma-base, which experts.toml has to switch on)
 # make test     the whole test suite; needs no GPU and no Docker
 # make check    the one gate: format, lint, types, import contracts, tests
 # make faults   the fault suite in full
