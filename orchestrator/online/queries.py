@@ -1,4 +1,4 @@
-"""Queries as kept: for replay, for feedback, and for as long as the settings say."""
+"""Queries as kept, prompts and answers: for feedback, and for MUSTER_KEEP_QUERIES_DAYS days."""
 
 import datetime as dt
 from collections.abc import Mapping

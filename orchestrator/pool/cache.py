@@ -39,7 +39,7 @@ class PoolCache:
             return self._pools[version]
 
     def recruiter(self, of: Pool, strategy: str) -> Recruiter:
-        """`strategy`, fitted on the pool's evidence. Raises `KeyError` for an unknown strategy."""
+        """`strategy`, fitted on the pool's evidence. Raises `recruiting.UnknownStrategy`."""
         key = (of.version, strategy)
         with self._lock:
             if key not in self._recruiters:

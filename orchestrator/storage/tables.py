@@ -149,7 +149,7 @@ class SynthesisTrialsRow(SQLModel, table=True):
     strategy: str
     """The strategy that the test recruited with."""
     trials: list[Json] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
-    """`orchestrator.synthesis.Trial` each, with "question" and, as "experts", the ids of those who had answered."""
+    """`orchestrator.fusion.synthesis.Trial` each, with "question" and, as "experts", the ids of those who answered."""
     created_at: dt.datetime = _now()
 
 
@@ -168,7 +168,7 @@ class RunRow(SQLModel, table=True):
     pinned: Json = _json()
     """Versions and settings fixed at submission: experts, question set, profiles, k, strategy, fusion, seed …"""
     totals: Json = _json()
-    """Counters kept as the run goes: loads per model, load seconds, tokens per stage, retries."""
+    """Its units, added up once, when it ends (`runs.finishing.totals`); {} until then."""
     errors: list[Json] = Field(sa_column=sa.Column(JSONB, nullable=False), default_factory=list)
     """Input errors: {"code", "line", "message", "param"}."""
     report: Json | None = _json_or_none()
@@ -373,7 +373,7 @@ class StreamPositionRow(SQLModel, table=True):
 
 
 class QueryRow(SQLModel, table=True):
-    """One question asked online, kept for replay and feedback."""
+    """One question asked online, kept for feedback, MUSTER_KEEP_QUERIES_DAYS days long: its prompt with it."""
 
     __tablename__ = "query"
 
