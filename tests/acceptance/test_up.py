@@ -135,6 +135,14 @@ def test_a_data_directory_that_cannot_be_made_is_one_clear_line(tmp_path: Path) 
     assert "--data-dir" in line
 
 
+def test_wrong_worker_arguments_are_one_clear_line(tmp_path: Path) -> None:
+    stacks.give_weights(tmp_path)
+    arguments = ["--data-dir", str(tmp_path), "--port", str(free_port()), "--experts", str(STUB_EXPERTS)]
+    line = refusal(tmp_path, *arguments, "--device", "cpu", "--worker-args", "--resident-models 2")
+    assert "--worker-args: unrecognized arguments: --resident-models 2" in line
+    assert not (tmp_path / "postgres").exists()
+
+
 def test_a_database_that_does_not_answer_is_one_clear_line(tmp_path: Path) -> None:
     environment = {**os.environ, "DATABASE_URL": "postgresql://muster@127.0.0.1:1/muster"}
     command = stacks.command("up", "--data-dir", str(tmp_path), "--port", str(free_port()))
