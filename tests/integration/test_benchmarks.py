@@ -1,11 +1,11 @@
 """Benchmarks over HTTP: by name, compared with each other, and read as JSON, Markdown or a page."""
 
-import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -168,15 +168,14 @@ def test_the_command_line_watches_and_compares(http: httpx.Client, driver: Drive
     assert "mcnemar" in said("compare", run_id, run_id)
 
 
-def _events(http: httpx.Client, run_id: str, last_id: str = "") -> Generator[tuple[str, Json], None, None]:
-    """Ids and states as they are streamed; closing it breaks the connection."""
-    headers = {"Last-Event-ID": last_id} if last_id else {}
-    with http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers) as response:
-        for line in response.iter_lines():
-            if line.startswith("id: "):
-                last_id = line.removeprefix("id: ")
-            elif line.startswith("data: "):
-                yield last_id, json.loads(line.removeprefix("data: "))
+def _states(response: httpx.Response) -> Iterator[tuple[str, Json]]:
+    """Ids and states as they are streamed."""
+    event_id = ""
+    for line in response.iter_lines():
+        if line.startswith("id: "):
+            event_id = line.removeprefix("id: ")
+        elif line.startswith("data: "):
+            yield event_id, json.loads(line.removeprefix("data: "))
 
 
 def test_a_stream_that_breaks_in_mid_run_goes_on_where_it_broke(
@@ -186,24 +185,26 @@ def test_a_stream_that_breaks_in_mid_run_goes_on_where_it_broke(
     body = {"name": seeds.SET_NAME, "fusion": "vote", "k": 1, "baselines": False}
     run_id = http.post("/v1/benchmarks", json=body).json()["id"]
 
-    def begin(last_id: str = "") -> tuple[str, Json]:
-        with contextlib.closing(_events(http, run_id, last_id)) as stream:
-            return next(stream)
+    def stream(last_id: str = "") -> AbstractContextManager[httpx.Response]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        return http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers)
 
-    first_id, first = begin()
+    with stream() as response:  # which breaks it at the end
+        first_id, first = next(_states(response))
     assert first["lines"]["done"] == 0
     driver.until(lambda: fake.take() or fake.held)
     fake.load(fake.held[0].model, chunk_id=fake.held[0].id)
     fake.finish(fake.held[0])
     done = "SELECT count(*) FROM instance WHERE stage = 'done'"
     driver.until(lambda: driver.scalar(done))
-    second_id, second = begin(first_id)
+    with stream(first_id) as response:
+        second_id, second = next(_states(response))
     assert second_id != first_id
     assert 0 < second["lines"]["done"] < 18
     assert second["lines"]["done"] == driver.scalar(done)
-    with ThreadPoolExecutor(1) as thread:
+    with stream(second_id) as response, ThreadPoolExecutor(1) as thread:  # where nothing has changed meanwhile
         driving = thread.submit(driver.until, lambda: driver.is_done(run_id), also=fake.work)
-        rest = list(_events(http, run_id, second_id))
+        rest = list(_states(response))
         driving.result()
     ids = [first_id, second_id, *(event_id for event_id, _ in rest)]
     assert len(set(ids)) == len(ids) > 2
