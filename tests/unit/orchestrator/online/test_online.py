@@ -269,9 +269,10 @@ async def test_the_only_recruit_gives_its_place_before_anything_is_streamed() ->
 async def test_experts_of_a_broken_model_do_not_stand_in_for_each_other() -> None:
     transport = ScriptedTransport({"a": LoadFailed("no weights")})
     decided = _decided("a", "b")
-    first, second = decided.pool.experts.values()
-    experts = {"a": first, "b": dataclasses.replace(second, model=first.model)}
-    decided = dataclasses.replace(decided, pool=dataclasses.replace(decided.pool, experts=experts))
+    model = decided.pool.experts["a"].model
+    twin = dataclasses.replace(decided.pool.experts["b"], model=model)
+    pool = dataclasses.replace(decided.pool, experts={**decided.pool.experts, "b": twin})
+    decided = dataclasses.replace(decided, pool=pool)
     with pytest.raises(QueryFailed, match="no weights"):
         await _events(transport, query(CHOICE), decided)
     assert len(transport.requests) == 1
