@@ -43,6 +43,7 @@ class FakeWorker:
         self._device = device
         self.resident: tuple[str, ...] = ()
         self.asleep: tuple[str, ...] = ()
+        self.loading: tuple[str, ...] = ()
         self.held: list[Chunk] = []
 
     def __enter__(self) -> Self:
@@ -80,6 +81,8 @@ class FakeWorker:
             engines=self._engines,
             resident=self.resident,
             asleep=self.asleep,
+            loading=self.loading[0] if self.loading else None,
+            also_loading=self.loading[1:],
             bulk_slots=self._slots,
             draining=draining,
         )

@@ -239,6 +239,9 @@ class WorkerState(Value):
     busy_s: float = 0.0
     """Seconds since its start in which its device had any request in an engine."""
     loading: str | None = None
+    """Key of a model that it loads: the first, and the only one that processes of before know of."""
+    also_loading: tuple[str, ...] = ()
+    """Keys of those that it loads beside that one."""
     residents: int | None = 1
     """Models it may have in memory at once; None: any number."""
     whole: tuple[str, ...] = ()
@@ -253,6 +256,11 @@ class WorkerState(Value):
     def devices(self) -> int:
         """Devices of its tensor-parallel group."""
         return self.device.count(",") + 1
+
+    @property
+    def loading_keys(self) -> tuple[str, ...]:
+        """Keys of all models that it loads."""
+        return () if self.loading is None else (self.loading, *self.also_loading)
 
     def can_run(self, model: Model) -> bool:
         """Whether it has the engine for the model, and devices enough."""

@@ -117,8 +117,8 @@ class Residency:
         return tuple(sorted(self._whole))
 
     @property
-    def loading_key(self) -> str | None:
-        return next(iter(self._loading), None)
+    def loading_keys(self) -> tuple[str, ...]:
+        return tuple(self._loading)
 
     @contextlib.asynccontextmanager
     async def use(self, model: Model, *, online: bool, chunk_id: int | None = None) -> AsyncIterator[Resident]:

@@ -75,6 +75,7 @@ class Worker:
 
     def state(self) -> WorkerState:
         """The worker as it is now."""
+        loading = self._residency.loading_keys
         return WorkerState(
             worker=self._settings.name,
             at=time.time(),
@@ -84,7 +85,8 @@ class Worker:
             asleep=self._residency.asleep_keys,
             whole=self._residency.whole_keys,
             busy_s=round(self._meter.busy_s(), 6),
-            loading=self._residency.loading_key,
+            loading=loading[0] if loading else None,
+            also_loading=loading[1:],
             residents=self._settings.capacity,
             bulk_slots=self._settings.bulk_slots,
             online_slots=self._settings.online_slots,

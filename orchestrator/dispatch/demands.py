@@ -1,6 +1,7 @@
 """Models that online requests wait for: what the planner owes them, and when it was met."""
 
 import time
+from dataclasses import dataclass
 from typing import cast
 
 import redis
@@ -13,12 +14,19 @@ LOAD_EXPECTED_S = 5.0
 """A worker that was sent a load mentions it within this time, or the message was lost."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    at: float
+    for_queries: bool
+
+
 class Demands:
-    """The demands in Redis, and the loads that were sent for them."""
+    """The demands in Redis, and the loads that were sent, for them or ahead of work."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._sent: dict[str, tuple[str, float]] = {}
+        self._sent: dict[tuple[str, str], _Sent] = {}
+        """(worker, model) -> the load that it was sent and has not reported."""
         self._failed: dict[str, float] = {}
 
     def waiting(self) -> dict[str, Demand]:
@@ -30,34 +38,30 @@ class Demands:
             self._redis.hdel(DEMAND_KEY, *hopeless)
         return {key: Demand.model_validate_json(entry) for key, entry in entries.items() if key not in hopeless}
 
-    def sent(self, model_key: str, worker: str) -> None:
+    def sent(self, model_key: str, worker: str, *, for_queries: bool) -> None:
         """A load was sent."""
-        self._sent[model_key] = (worker, time.monotonic())
+        self._sent[worker, model_key] = _Sent(at=time.monotonic(), for_queries=for_queries)
 
-    def loading_at(self, worker: str) -> str | None:
-        """The model this worker was sent to load, and has not had the time to mention."""
-        now = time.monotonic()
-        for key, (name, at) in self._sent.items():
-            if name == worker and now - at < LOAD_EXPECTED_S:
-                return key
-        return None
-
-    def was_loaded_for_queries(self, model_key: str, worker: str) -> bool:
-        return self._sent.get(model_key, ("", 0.0))[0] == worker
+    def loading_at(self, worker: str) -> list[str]:
+        """The models this worker was sent to load, and has not had the time to mention."""
+        since = time.monotonic() - LOAD_EXPECTED_S
+        return [key for (name, key), sent in self._sent.items() if name == worker and sent.at > since]
 
     def met(self, model_keys: set[str]) -> None:
         """These models are resident: requests for them find a worker by themselves."""
         if model_keys:
             self._redis.hdel(DEMAND_KEY, *model_keys)
 
-    def loaded(self, model_key: str) -> None:
-        """A load was done, for whomever: what failed before says nothing any more."""
+    def loaded(self, model_key: str, worker: str) -> bool:
+        """A load was done: what failed before says nothing any more. Returns whether it was sent for queries."""
         self._failed.pop(model_key, None)
         self._redis.delete(load_error_key(model_key))
+        sent = self._sent.pop((worker, model_key), None)
+        return sent is not None and sent.for_queries
 
-    def failed(self, model_key: str, reason: str) -> None:
+    def failed(self, model_key: str, worker: str, reason: str) -> None:
         """The load failed: nobody waits any longer, and for a while nobody begins to; they are told why."""
         self._failed[model_key] = time.monotonic()
-        self._sent.pop(model_key, None)
+        self._sent.pop((worker, model_key), None)
         self._redis.set(load_error_key(model_key), reason, ex=int(RETRY_S))
         self._redis.hdel(DEMAND_KEY, model_key)

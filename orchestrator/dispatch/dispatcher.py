@@ -148,6 +148,7 @@ class Dispatcher:
             if seen.at_ms < oldest_ms:
                 continue
             window = windows.get(name, Window())
+            loading = dict.fromkeys([*seen.state.loading_keys, *self._demands.loading_at(name)])
             if window.chunks:
                 seen.busy_at = seen.chunk_at = now
             alive.append(
@@ -160,7 +161,7 @@ class Dispatcher:
                     resident=seen.state.resident,
                     asleep=seen.state.asleep,
                     whole=seen.state.whole,
-                    loading=seen.state.loading or self._demands.loading_at(name),
+                    loading=tuple(key for key in loading if key not in seen.state.resident),
                     out=window.chunks,
                     is_alone=window.is_alone,
                     is_unbounded=seen.state.device == "none",
@@ -242,10 +243,8 @@ class Dispatcher:
                 "load", worker=message.state.worker, model=load.model_key, s=round(load.seconds, 1), error=load.error
             )
             if load.error is not None:
-                self._demands.failed(load.model_key, load.error)
-                continue
-            self._demands.loaded(load.model_key)
-            if self._demands.was_loaded_for_queries(load.model_key, message.state.worker):
+                self._demands.failed(load.model_key, message.state.worker, load.error)
+            elif self._demands.loaded(load.model_key, message.state.worker):
                 seen.online_at = now
         self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)
 
@@ -335,7 +334,7 @@ class Dispatcher:
         for action in actions:
             match action:
                 case residency.Load():
-                    self._load(action, wanted[action.model_key])
+                    self._load(action, wanted[action.model_key], for_queries=action.model_key in demands)
                 case residency.Send():
                     self._send(action, backlog)
                 case residency.Prefetch() if self._prefetched.get(action.worker) != action.model_key:
@@ -343,9 +342,9 @@ class Dispatcher:
                     message = Prefetch(model=wanted[action.model_key])
                     broker.send(self._sender, PREFETCH_TASK, online_queue(action.worker), message)
 
-    def _load(self, action: residency.Load, model: Model) -> None:
-        log.info("loading ahead of work", model=model.source, worker=action.worker)
-        self._demands.sent(action.model_key, action.worker)
+    def _load(self, action: residency.Load, model: Model, *, for_queries: bool) -> None:
+        log.info("loading ahead of work", model=model.source, worker=action.worker, for_queries=for_queries)
+        self._demands.sent(action.model_key, action.worker, for_queries=for_queries)
         broker.send(self._sender, LOAD_TASK, online_queue(action.worker), Load(model=model))
 
     def _send(self, action: residency.Send, backlog: Backlog) -> None:

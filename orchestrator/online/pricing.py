@@ -163,15 +163,15 @@ def _place(model: Model, supply: Supply, loads: Counter[str]) -> tuple[WorkerSta
         return None
     awaited = supply.awaited.get(model.key, 0)
     able = [each.model_copy(update={"online_running": each.online_running + awaited}) for each in able]
-    loading = next((worker for worker in able if worker.loading == model.key), None)
+    loading = next((worker for worker in able if model.key in worker.loading_keys), None)
     if loading is not None:
         return loading, _ready_s(model, loading, supply)
     speeds = supply.token_s.values()
     unit_s = (sum(speeds) / len(speeds) if speeds else TOKEN_S) * ANSWER_TOKENS / BULK_GAIN
 
     def wait_s(worker: WorkerState) -> float:
-        other = _mean_or(supply.load_s, worker.loading, LOAD_S["vllm"]) if worker.loading else 0.0
-        return other + supply.bulk_out.get(worker.worker, 0) * unit_s
+        others = (_mean_or(supply.load_s, key, LOAD_S["vllm"]) for key in worker.loading_keys)
+        return max(others, default=0.0) + supply.bulk_out.get(worker.worker, 0) * unit_s
 
     def preference(worker: WorkerState) -> tuple[bool, int, float, str]:
         is_in_vain = is_full(worker, supply.waiting_max)

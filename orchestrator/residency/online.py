@@ -24,12 +24,10 @@ def loads(work: Work, workers: Sequence[Worker]) -> list[tuple[Worker, Load | No
     wanted = [queue for queue in work.queues.values() if queue.demand_s is not None]
     for queue in sorted(wanted, key=lambda each: -(each.demand_s or 0.0)):
         key = queue.model_key
-        if any(key in (*each.resident, each.loading) for each in workers):
+        if any(key in (*each.resident, *each.loading) for each in workers):
             continue
         taken = {worker.name for worker, _ in found}
-        able = [
-            each for each in workers if work.can_run(each, queue) and each.name not in taken and each.loading is None
-        ]
+        able = [each for each in workers if work.can_run(each, queue) and each.name not in taken and not each.loading]
         if able:
             worker = min(able, key=lambda each: (not each.is_unbounded, *_cost_s(work, each, key), each.name))
             is_now = worker.is_unbounded or not worker.chunks or _fits_beside(work, worker, key)

@@ -132,7 +132,7 @@ class _Planning:
 
         Unless one of the others has units that are overdue.
         """
-        keys = [*reversed([*worker.out]), *([worker.loading] if worker.loading else [])]
+        keys = [*reversed([*worker.out]), *worker.loading]
         if not keys or worker.residents != 1:
             others = [key for key in worker.resident if key not in keys]
             keys += sorted(others, key=lambda key: (self._work.left.get(key, 0), key), reverse=True)

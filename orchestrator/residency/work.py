@@ -36,9 +36,8 @@ class Work:
             for key, chunks in worker.out.items():
                 # Of what is out, half is probably done.
                 self._out_s[key] = self._out_s.get(key, 0.0) + chunks * self.chunk_s(key) / 2
-            if worker.loading is not None:
-                half_s = self.ready_s(worker, worker.loading) / 2
-                self._out_s[worker.loading] = self._out_s.get(worker.loading, 0.0) + half_s
+            for key in worker.loading:
+                self._out_s[key] = self._out_s.get(key, 0.0) + self.ready_s(worker, key) / 2
 
     def costs(self, key: str) -> Costs:
         return self._models.get(key, UNKNOWN)

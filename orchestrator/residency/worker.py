@@ -25,7 +25,8 @@ class Worker:
     """Models in its host's memory, which wake faster than they load."""
     whole: tuple[str, ...] = ()
     """Models that were found to need all its memory: they go beside no other."""
-    loading: str | None = None
+    loading: tuple[str, ...] = ()
+    """Models that it loads, or was just told to."""
     out: Mapping[str, int] = field(default_factory=dict)
     """Chunks sent to it and not ended, by model; the model sent last comes last."""
     is_alone: bool = False
@@ -47,9 +48,9 @@ class Worker:
     @cached_property
     def models(self) -> tuple[str, ...]:
         """Models it has, is loading, or has been sent chunks for."""
-        return tuple(dict.fromkeys([*self.resident, *([self.loading] if self.loading else []), *self.out]))
+        return tuple(dict.fromkeys([*self.resident, *self.loading, *self.out]))
 
     @cached_property
     def in_use(self) -> tuple[str, ...]:
         """Models that it cannot evict now."""
-        return tuple(dict.fromkeys([*([self.loading] if self.loading else []), *self.out]))
+        return tuple(dict.fromkeys([*self.loading, *self.out]))

@@ -66,7 +66,7 @@ class Device:
             memory_bytes=self._memory_bytes,
             residents=None,
             resident=tuple(self._resident),
-            loading=self.loading,
+            loading=() if self.loading is None else (self.loading,),
             out=dict(self._out),
             idle_s=0.0 if self._out else now_s - self._idle_since_s,
         )

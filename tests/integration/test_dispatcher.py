@@ -14,6 +14,7 @@ from orchestrator import residency
 from orchestrator.dispatch import chunks
 from orchestrator.dispatch.backlog import BacklogReader
 from orchestrator.dispatch.costs import CostsReader
+from orchestrator.dispatch.demands import Demands
 from orchestrator.pool import experts, pool
 from orchestrator.runs import runs
 from orchestrator.runs.staging.context import Contexts
@@ -373,6 +374,50 @@ def test_a_demanded_model_that_no_run_needs_is_woken_where_it_sleeps(
 
         driver.until(lambda: told, also=look)
         assert awake.loads() == []
+
+
+def test_only_a_load_for_queries_keeps_a_worker_for_them_and_only_once(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    wanted = Model(source="stub:wanted")
+    client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+    driver.until(fake.loads, also=fake.say)
+
+    def idle_s() -> float | None:
+        (worker,) = driver.dispatcher.workers({})
+        return worker.online_idle_s
+
+    assert idle_s() is None
+    fake.load(wanted)
+    driver.until(lambda: idle_s() is not None)
+    before_s = idle_s()
+    fake.load(wanted)  # as if for a chunk
+    fake.say()
+    driver.until(lambda: not client.exists(DEMAND_KEY))
+    driver.step()
+    assert (idle_s() or 0) > (before_s or 0)
+
+    demands = Demands(client)
+    demands.sent("a", "w", for_queries=False)
+    assert demands.loading_at("w") == ["a"]
+    assert not demands.loaded("a", "w")
+    assert demands.loading_at("w") == []
+
+
+def test_a_worker_is_known_to_load_whatever_it_says_and_whatever_it_was_told(
+    driver: Driver, fake: FakeWorker, client: redis.Redis
+) -> None:
+    wanted = Model(source="stub:wanted")
+    client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+    driver.until(fake.loads, also=fake.say)
+    fake.loading = ("a", "b")
+    fake.say()
+
+    def loading() -> tuple[str, ...]:
+        (worker,) = driver.dispatcher.workers({})
+        return worker.loading
+
+    driver.until(lambda: loading() == ("a", "b", wanted.key))
 
 
 def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(

@@ -304,6 +304,11 @@ def test_a_resident_model_is_not_loaded_again_for_queries() -> None:
     assert plan([asked], [worker(resident=("b",))]) == []
 
 
+def test_a_model_that_a_worker_loads_beside_another_is_not_loaded_elsewhere_for_queries() -> None:
+    asked = residency.waited_for(queue("b"), demand_s=1.0)
+    assert plan([asked], [worker("v"), worker("w", residents=2, loading=("a", "b"))]) == []
+
+
 def test_fewest_loads_share_a_model_between_stages() -> None:
     one, two, three = frozenset("a"), frozenset("ab"), frozenset("abc")
     assert residency.fewest_loads([two]) == 2

@@ -217,7 +217,7 @@ def test_queries_for_two_models_in_turn_leave_overdue_work_its_window_a_minute(l
             engines=("vllm",),
             window=1,
             resident=(resident,) if resident else (),
-            loading=loading or None,
+            loading=(loading,) if loading else (),
             out={bulk: 1} if now_s < ended_at else {},
             bulk_idle_s=max(0.0, now_s - ended_at),
             online_idle_s=0.0,

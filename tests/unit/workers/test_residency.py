@@ -76,6 +76,17 @@ async def test_a_model_stays_while_it_is_used(device: Device) -> None:
     assert device.engines[0].died is not None
 
 
+async def test_all_loads_under_way_are_told() -> None:
+    device = Device(places=2)
+    using = [asyncio.create_task(device.use(model)) for model in (A, B)]
+    await asyncio.sleep(0)
+    told = device.residency.loading_keys
+    assert told == (A.key, B.key)
+    await asyncio.gather(*using)
+    assert not device.residency.loading_keys
+    await device.residency.close()
+
+
 async def test_a_load_that_fails_fails_everyone_who_waits_for_it(device: Device) -> None:
     broken = Model(source="stub:broken?fail_load=no+disk&load_s=0.01")
     outcomes = await asyncio.gather(device.use(broken), device.use(broken), device.use(A), return_exceptions=True)

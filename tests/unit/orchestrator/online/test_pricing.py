@@ -80,6 +80,12 @@ def test_experts_that_nothing_can_run_or_that_have_no_room_are_left_out() -> Non
     )
 
 
+def test_a_model_is_waited_for_where_it_is_loaded_even_beside_another() -> None:
+    several = worker("w", loading=A).model_copy(update={"also_loading": (B.key,)})
+    cost = priced(worker("v"), several, experts={"b": B}).costs["b"]
+    assert (cost.device, cost.load_s) == ("w", 20.0)
+
+
 def test_a_model_for_a_group_of_devices_is_loaded_by_a_large_enough_group_or_not_at_all() -> None:
     large = A.model_copy(update={"tensor_parallel": 2})
     group = worker("w").model_copy(update={"device": "cuda:0,1"})
