@@ -9,8 +9,9 @@ import structlog
 from orchestrator.settings import Settings
 from orchestrator.storage import database, files, partial
 
-ROWLESS_S = 3600.0
-"""Bytes get their row within seconds: those without one for so long will have none."""
+ROWLESS_S, ROWLESS_MOST_S = 3600.0, 7200.0
+"""Bytes get their row within seconds: those without one for so long will have none. Older ones are left alone: they may
+belong to another database, or to a backup that is about to be restored."""
 PART_S = 86400.0
 """A part that nobody wrote to for so long was left behind by a process that was killed."""
 
@@ -44,7 +45,8 @@ def sweep(engine: sa.Engine, settings: Settings) -> int:
 
 def _rowless(engine: sa.Engine, settings: Settings) -> list[Path]:
     """Files that an upload, or a batch's end, named but did not live to tell the database of; or deleted by half."""
-    old = {place.name: place for place in _old(settings, "file-*", ROWLESS_S) if files.ID.fullmatch(place.name)}
+    places = _old(settings, "file-*", ROWLESS_S, ROWLESS_MOST_S)
+    old = {place.name: place for place in places if files.ID.fullmatch(place.name)}
     if not old:
         return []
     with database.session(engine) as session:
@@ -52,13 +54,13 @@ def _rowless(engine: sa.Engine, settings: Settings) -> list[Path]:
     return [place for name, place in old.items() if name not in known]
 
 
-def _old(settings: Settings, pattern: str, age_s: float) -> list[Path]:
-    """Of the data directory's files those that were last written to so long ago."""
-    oldest_s = time.time() - age_s
+def _old(settings: Settings, pattern: str, age_s: float, most_s: float = float("inf")) -> list[Path]:
+    """Of the data directory's files those that were last written to so long ago, and no longer than `most_s`."""
+    now_s = time.time()
     found = []
     for place in files.folder(settings).glob(pattern):
         try:
-            is_old = place.stat().st_mtime < oldest_s
+            is_old = age_s < now_s - place.stat().st_mtime < most_s
         except FileNotFoundError:  # it was given its name, or deleted, just now
             continue
         if is_old:

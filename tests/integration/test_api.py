@@ -328,17 +328,18 @@ def test_what_killed_processes_left_behind_is_swept_while_muster_runs(
     folder = configured.data_dir / "files"
     kept = _upload(http, b"x")
     old_s = time.time() - sweeping.ROWLESS_S - 60
-    names = {"left": files.new_id(), "new": files.new_id(), "part": f".{files.new_id()}.00000000.part", "else": "notes"}
-    for name in names.values():
+    left, new, part, foreign = files.new_id(), files.new_id(), f".{files.new_id()}.00000000.part", files.new_id()
+    for name in (left, new, part, foreign, "notes"):
         (folder / name).write_bytes(b"x")
-    for name in (kept, names["left"], names["part"], names["else"]):
+    for name in (kept, left, part, "notes"):
         os.utime(folder / name, (old_s, old_s))
-    driver.step()
-    assert {place.name for place in folder.iterdir()} == {kept, names["new"], names["part"], names["else"]}
     older_s = time.time() - sweeping.PART_S - 60
-    os.utime(folder / names["part"], (older_s, older_s))
+    os.utime(folder / foreign, (older_s, older_s))  # another database may know it
     driver.step()
-    assert {place.name for place in folder.iterdir()} == {kept, names["new"], names["else"]}
+    assert {place.name for place in folder.iterdir()} == {kept, new, part, foreign, "notes"}
+    os.utime(folder / part, (older_s, older_s))
+    driver.step()
+    assert {place.name for place in folder.iterdir()} == {kept, new, foreign, "notes"}
 
 
 def test_a_file_that_is_too_large_leaves_nothing_behind(http: httpx.Client, configured: Settings) -> None:
