@@ -14,7 +14,7 @@ _LOADS = sa.text(
     SELECT model_key, worker, count(*) FILTER (WHERE error IS NULL AND NOT woken) AS loads,
         count(*) FILTER (WHERE error IS NOT NULL) AS failed, sum(seconds) AS seconds,
         count(*) FILTER (WHERE woken) AS wakes, count(*) FILTER (WHERE failed_wake IS NOT NULL) AS failed_wakes
-    FROM load GROUP BY model_key, worker
+    FROM load WHERE worker IN (SELECT name FROM worker) GROUP BY model_key, worker
     """
 )
 _WAITING = sa.text(

@@ -3,6 +3,7 @@
 import redis
 import sqlalchemy as sa
 
+from orchestrator import metrics
 from orchestrator.dispatch import forgetting
 from orchestrator.pool import costs
 from orchestrator.settings import Settings
@@ -22,6 +23,8 @@ def remember(engine: sa.Engine, worker: str, *, silent_h: float, load_s: dict[st
         for model, seconds in load_s.items():
             statement = f"INSERT INTO model_cost (worker, model_key, load_s, updated_at) VALUES (:worker, :m, :s, {at})"
             session.execute(sa.text(statement), {**values, "m": model, "s": seconds})
+            loaded = "INSERT INTO load (worker, model_key, seconds, memory_bytes) VALUES (:worker, :m, :s, 0)"
+            session.execute(sa.text(loaded), {**values, "m": model, "s": seconds})
 
 
 def test_a_worker_not_heard_of_for_a_day_is_forgotten_and_counts_in_no_mean(engine: sa.Engine, redis_url: str) -> None:
@@ -38,6 +41,8 @@ def test_a_worker_not_heard_of_for_a_day_is_forgotten_and_counts_in_no_mean(engi
             assert sorted(forgetting.workers(session, client, unread_s=1.0)) == ["gone", "long gone"]
             assert session.scalars(sa.text("SELECT name FROM worker")).all() == ["here"]
             known = costs.costs(session)
+            assert b"gone" not in metrics.collect(session)
+            assert b'worker="here"' in metrics.collect(session)
         assert (known["a"].load_s, known["b"].load_s) == (1.0, 60.0)  # nobody knows better about b
         assert client.hkeys(WORKERS_KEY) == ["here"]
         assert set(client.keys("*")) == {WORKERS_KEY, bulk_queue("here"), online_queue("here")}

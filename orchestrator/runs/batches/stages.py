@@ -80,8 +80,8 @@ class Batches:
                 if finishing.is_open(session, run.id):
                     return False  # the dispatcher is about to end its lines
                 has_ended = self._writer.advance(session, run)
-        except sa.exc.OperationalError:
-            raise
+        except (sa.exc.OperationalError, sa.exc.InterfaceError):
+            raise  # the database is away
         except OSError as error:
             log.error("a batch's files cannot be written; trying again", run=run.id, error=str(error))
             self._failed_at[run.id] = time.monotonic()
