@@ -123,10 +123,25 @@ class PosteriorRecruiter(Recruiter):
     def others(
         self, ask: Ask, recruitment: Recruitment, *, k: int, seed: int, experts: Sequence[str]
     ) -> tuple[Recruit, ...]:
-        """A council of them; with the weights that votes have when everybody votes."""
-        (found,) = PosteriorRecruiter.recruit(self, [ask], k=k, seeds=[seed], experts=experts, limits=recruitment.left)
-        (shifts,) = self._shifts([found.recruits])
-        return tuple(replace(each, weight=each.weight - shifts[each.expert]) for each in found.recruits)
+        """The likeliest to be right here, with the weights that votes have when everybody votes.
+
+        No council of them: every set of experts would have to be learnt about anew, for a few lines each.
+        """
+        names, limits = self.evidence.experts, recruitment.left
+        able = [names[column] for column in panel.columns(self.evidence, experts)]
+        if limits is not None:
+            able = panel.affordable(limits, able)
+        near = self.nearness([ask])
+        found: list[Recruit] = []
+        for name in sorted(able, key=lambda name: -near.chance[0, names.index(name)])[:k]:
+            if not found or limits is None or limits.affords([*(each.expert for each in found), name]):
+                found.append(self.recruit_of(near, 0, names.index(name)))
+        if limits is None:
+            return tuple(found)
+        return tuple(
+            replace(each, tokens=limits.of(each.expert).tokens, seconds=limits.of(each.expert).seconds)
+            for each in found
+        )
 
     def joined(
         self, recruitment: Recruitment, more: Sequence[Recruit], *, without: Collection[str] = ()

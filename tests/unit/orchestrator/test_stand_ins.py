@@ -85,8 +85,9 @@ def test_who_is_out_of_an_adaptive_recruitment_is_not_wanted_again() -> None:
     assert gone not in names(recruiter.more(ASK, joined, []))
 
 
-def test_beside_others_only_whom_the_budget_affords_stands_in() -> None:
-    recruiter = FITTED["best_single"]
+@pytest.mark.parametrize("strategy", ["best_single", "posterior"])
+def test_beside_others_only_whom_the_budget_affords_stands_in(strategy: str) -> None:
+    recruiter = FITTED[strategy]
     costs = {name: Cost(tokens=float(10 * (place + 1))) for place, name in enumerate(WORLD.experts)}
     first = recruited(recruiter, "a", "b")
     assert names(others(recruiter, first, "b", left=Limits(costs=costs, tokens=30))) == ["c"]
