@@ -130,8 +130,8 @@ def over_and_over(*calls: Callable[[], object]) -> Iterator[None]:
         ending.set()
         for thread in threads:
             thread.join()
-    if raised:
-        raise raised[0]
+        if raised:
+            raise raised[0]
 
 
 def test_workers_hear_of_a_cancel_before_a_large_run_has_ended(driver: Driver, client: redis.Redis) -> None:
