@@ -151,7 +151,7 @@ def read_aggregate(
     answer = grading.extract(completion.text, question) if is_usable(completion) else ""
     if not text or not is_usable(completion) or (question.options and not answer):
         voted = merge(recruitment, answered)
-        why = f"the aggregator {completion.expert} {_trouble(completion)}, so the experts' own answers were taken"
+        why = f"the aggregator {completion.expert} {trouble(completion)}, so the experts' own answers were taken"
         return _noted(voted, why)
     return Fused(
         method="aggregate",
@@ -179,14 +179,15 @@ def _support(recruitment: Recruitment, answered: Sequence[Answered], answer: str
 def _missing(recruitment: Recruitment, answered: Sequence[Answered]) -> str:
     """Whose answer could not be counted, and why: "a failed, b was late"."""
     by_expert = {item.expert: item for item in answered}
-    troubles = [f"{item.expert} {_trouble(item)}" for item in answered if not item.is_vote]
+    troubles = [f"{item.expert} {trouble(item)}" for item in answered if not item.is_vote]
     troubles += [
         f"{recruit.expert} gave no answer" for recruit in recruitment.recruits if recruit.expert not in by_expert
     ]
     return ", ".join(troubles)
 
 
-def _trouble(item: Answered) -> str:
+def trouble(item: Answered) -> str:
+    """Why it is no vote: "failed", "was late" …"""
     if item.finish_reason == "late":
         return "was late"
     if item.finish_reason not in ("stop", "length"):

@@ -266,17 +266,18 @@ class Generation:
         )
 
     def _refuse_if_nobody_answered(self) -> None:
-        failures = [each for each in self.generated if each.completion.error]
-        if len(failures) < len(self._generated):
+        """Having nothing to say is no answer either, unless it is a call of the client's tools."""
+        everybody = self.generated
+        if any(fusion.is_usable(each.answered) or each.completion.choices for each in everybody):
             return
-        errors = {each.recruit.expert: each.completion.error or "" for each in failures}
-        if failures and all(each.completion.fault == "request" for each in failures):
+        errors = {each.recruit.expert: each.completion.error or fusion.trouble(each.answered) for each in everybody}
+        if everybody and all(each.completion.fault == "request" for each in everybody):
             raise refused(next(iter(errors.values())))
-        troubles = [each.trouble for each in failures if isinstance(each.trouble, NoWorker | NoBroker)]
-        if troubles and len(troubles) == len(failures):
+        troubles = [each.trouble for each in everybody if isinstance(each.trouble, NoWorker | NoBroker)]
+        if troubles and len(troubles) == len(everybody):
             raise troubles[0]
         reasons = "; ".join(f"{name}: {error}" for name, error in errors.items())
-        is_late = all(each.answered.finish_reason == "late" for each in failures)
+        is_late = all(each.answered.finish_reason == "late" for each in everybody)
         raise QueryFailed(f"no expert answered ({reasons})", errors, late=is_late)
 
 

@@ -202,18 +202,36 @@ def test_a_cancelled_run_keeps_what_is_done_and_stops_the_rest(driver: Driver, r
     assert isinstance(kept, int)
     assert 0 < kept < 40
     assert driver.scalar("SELECT count(*) FROM instance WHERE error = 'cancelled'") == 40 - kept
+    totals = driver.scalar("SELECT sum((each->>'units')::int) FROM run, jsonb_array_elements(totals->'units') AS each")
+    assert totals == driver.scalar("SELECT count(*) FROM unit")
 
 
-def test_a_model_that_cannot_be_loaded_is_set_aside_and_the_run_goes_on(
+def test_a_model_that_cannot_be_loaded_is_set_aside_and_the_next_expert_is_recruited(
     driver: Driver, redis_url: str, tmp_path: Path
 ) -> None:
     with WorkerProcess(redis_url, tmp_path):
-        run = submit(driver, 20, sources={"ada": "stub:good", "bad": "stub:broken?fail_load=no+memory"})
+        sources = {"ada": "stub:good", "bad": "stub:broken?fail_load=no+memory", "cyd": "stub:good"}
+        run = submit(driver, 20, sources=sources, baselines=False)
         driver.until(lambda: driver.is_done(run.id))
     assert driver.status(run.id) == "completed"
     assert driver.scalar("SELECT state || ': ' || reason FROM expert WHERE name = 'bad'") == "quarantined: no memory"
     assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL") == 20
-    assert "bad failed" in str(driver.scalar("SELECT fused->>'note' FROM instance LIMIT 1"))
+    assert driver.scalar("SELECT count(*) FROM unit WHERE expert <> 'bad' AND state = 'done'") == 40
+    instead = driver.scalar("SELECT count(*) FROM unit WHERE expert = 'bad'")
+    assert instead == driver.scalar("SELECT count(*) FROM unit WHERE round = 1")
+    assert instead == driver.scalar("SELECT count(*) FROM instance WHERE fused->>'note' LIKE '%bad failed%'")
+
+
+def test_a_line_that_every_expert_leaves_without_an_answer_is_an_error(
+    driver: Driver, redis_url: str, tmp_path: Path
+) -> None:
+    with WorkerProcess(redis_url, tmp_path):
+        run = submit(driver, 4, sources={"mute": "stub:mute?says=", "shy": "stub:shy?says=I+would+rather+not+say."})
+        driver.until(lambda: driver.is_done(run.id))
+    assert driver.scalar("SELECT count(*) FROM instance WHERE NOT correct AND error LIKE 'no expert answered:%'") == 4
+    for name in ("mute", "shy"):
+        why = f"%{name}: gave no readable answer%"
+        assert driver.scalar("SELECT count(*) FROM instance WHERE error LIKE :why", why=why) == 4
 
 
 @pytest.mark.parametrize(("k", "baselines"), [(2, False), (2, True), (1, False)])

@@ -291,7 +291,8 @@ def _grade(
 ) -> None:
     """Judge the fused answer; the line is done unless answers for the baselines are still to come."""
     waits = any(unit.is_open for unit in units if unit.stage == "baseline")
-    failed = fused.method == "none"
+    # Of a chat request the text is what was asked for; a labelled question without an answer was not answered.
+    failed = fused.method == "none" or (instance.query is None and not fused.answer)
     batch.move(
         instance,
         "grade" if waits else "done",
@@ -299,7 +300,7 @@ def _grade(
         fused=stored.fused_json(fused),
         answer=fused.answer,
         correct=None if instance.query is not None else grading.is_correct(fused.answer, instance.question),
-        error=_why_failed(units) if failed else None,
+        error=_why_failed(units, answered) if failed else None,
     )
 
 
@@ -326,11 +327,10 @@ def answer_json(unit: Unit, instance: Instance) -> dict[str, Any]:
     return judged | ({"error": error} if error else {})
 
 
-def _why_failed(units: Sequence[Unit]) -> str:
-    reasons = {
-        unit.expert: unit.completion.get("error") or "said nothing" for unit in units if unit.stage == "generate"
-    }
-    return "no expert answered: " + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+def _why_failed(units: Sequence[Unit], answered: Sequence[Answered]) -> str:
+    told = {unit.expert: unit.completion.get("error") for unit in units if unit.stage == "generate"}
+    reasons = "; ".join(f"{item.expert}: {told[item.expert] or fusion.trouble(item)}" for item in answered)
+    return f"no expert answered: {reasons}"
 
 
 def _seed(context: Context, instance: Instance, *what: object) -> int:

@@ -104,6 +104,11 @@ async def test_every_expert_failing_tells_each_reason() -> None:
         await _events(transport)
 
 
+async def test_experts_that_all_say_nothing_have_not_answered() -> None:
+    with pytest.raises(QueryFailed, match=r"a: gave no readable answer; b: gone; c: gave no readable answer"):
+        await _events(ScriptedTransport({"a": "", "b": WorkerLost("gone"), "c": "<think>Perhaps</think>"}))
+
+
 async def test_a_query_that_every_engine_refuses_is_the_clients_to_mend() -> None:
     refused = Completion(id="x", finish_reason="error", error="the prompt exceeds the context", fault="request")
     with pytest.raises(QueryRefused) as caught:
