@@ -3,9 +3,11 @@
 import itertools
 import json
 import os
+import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -28,6 +30,10 @@ from tests.waiting import until
 from workers.messages import WORKERS_KEY, WorkerState
 
 LEASE_S = 3.0
+_HOLDER = """
+    SELECT chunk.worker FROM unit JOIN chunk ON chunk.id = unit.chunk_id
+    WHERE unit.run_id = :run AND unit.state = 'sent' GROUP BY chunk.worker ORDER BY count(*) DESC, worker LIMIT 1
+"""
 _PORT = re.compile(r"(?<=:)\d+(?=/\d+$)")
 
 
@@ -43,7 +49,7 @@ class House:
         self.embedder = Embedder.load(WEIGHTS)
         self._numbers = itertools.count(1)
         self.baseline: dict[str, int] = {}
-        """Bytes of each process after its first work: what it may come back to."""
+        """`memory()` after everybody's first work: what each may come back to."""
 
     def __enter__(self) -> Self:
         give_weights(self.folder / "data")
@@ -60,6 +66,7 @@ class House:
         self.redis: redis.Redis = redis.Redis.from_url(self.valkey.url, decode_responses=True)
         self.parts = self._make_parts()
         self.mend()
+        self._warm_up()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -190,15 +197,54 @@ class House:
         until(look, timeout_s=timeout_s)
 
     def left_behind(self) -> list[str]:
-        """Processes of this house that are nobody's any more."""
-        ours = {part.pid for part in self.parts.values() if part.is_up}
-        mark = f"MUSTER_DATA_DIR={self.settings.data_dir}"
-        found = parts.of_house(mark)
-        return [command for pid, command in found.items() if pid not in ours and _parent(pid) not in ours]
+        """Processes of this house that are nobody's any more: engines, too, of models that their worker has no more."""
+        found = parts.of_house(f"MUSTER_DATA_DIR={self.settings.data_dir}")
+        owners = {part.pid: name for name, part in self.parts.items() if part.is_up}
+        engines: dict[str, list[str]] = {worker.name: [] for worker in self.workers if worker.is_up}
+        strangers = []
+        for pid, command in found.items():
+            owner = owners.get(parts.parent(pid), "")
+            if owner in engines:
+                engines[owner].append(command)
+            elif pid not in owners:
+                strangers.append(command)
+        for worker, commands in engines.items():
+            if len(commands) != (known := self._hosted(worker)):
+                strangers.append(f"{worker} has {known} models in processes of their own, and {commands}")
+        return strangers
 
     def memory(self) -> dict[str, int]:
-        """Bytes of each of our processes."""
-        return {name: part.memory_bytes() for name, part in self.parts.items() if part.is_up}
+        """Bytes that each process has for itself; of the engines, and of PostgreSQL's processes, the largest one's.
+
+        Each connection of PostgreSQL's keeps plans and catalogue of its own, up to some megabytes; how many there are
+        changes with the work, and `max_connections` bounds it.
+        """
+        assert self.postgres.process is not None
+        assert self.valkey.process is not None
+        held = {name: parts.own_bytes(part.pid) for name, part in self.parts.items() if part.is_up}
+        engines = [pid for worker in self.workers if worker.is_up for pid in parts.children(worker.pid)]
+        backends = [self.postgres.process.pid, *parts.children(self.postgres.process.pid)]
+        held["engine"] = max(map(parts.own_bytes, engines), default=0)
+        held["postgres"] = max(map(parts.own_bytes, backends))
+        held["valkey"] = parts.own_bytes(self.valkey.process.pid)
+        return held
+
+    def _hosted(self, worker: str) -> int:
+        """Models that a worker says are awake or asleep, and that have a process of their own."""
+        state = self.state(worker)
+        keys = [*state.resident, *state.asleep] if state else []
+        hosted = (
+            "SELECT count(DISTINCT model_key) FROM expert"
+            " WHERE model_key = ANY(:keys) AND model->>'source' LIKE '%child=1%'"
+        )
+        return int(self.value(hosted, keys=keys))
+
+    def _warm_up(self) -> None:
+        """Some work of every kind, after which nobody should need more memory than then."""
+        experts = self.pool({"ada": self.stub("one"), "bob": self.stub("two", child=1)})
+        self.submit(experts, lines(200)).wait_end()
+        self.ask("What is it? [stub:gold=7]", experts).raise_for_status()
+        self.baseline = self.memory()
 
     def _make_parts(self) -> dict[str, Part]:
         environment = {
@@ -213,6 +259,7 @@ class House:
             "MUSTER_PORT": self.url.rpartition(":")[2],
             "PYTHONPATH": str(PROJECT_DIR),
             "PYTHONUNBUFFERED": "1",
+            "MALLOC_ARENA_MAX": "1",  # else what is held is a matter of which thread was first
         }
         commands = {
             "orchestrator": ["orchestrator"],
@@ -256,6 +303,11 @@ class Run:
         """Until so many units are committed."""
         until(lambda: self.units("state = 'done'") >= units or self.has_ended(), timeout_s=timeout_s)
 
+    def kill_holder(self) -> None:
+        """kill -9 the worker that most of its units are out with."""
+        (name,) = until(lambda: [row.worker for row in self.house.rows(_HOLDER, run=self.id)])
+        self.house.parts[name].kill()
+
     def wait_end(self, *, timeout_s: float = 40.0) -> None:
         until(self.has_ended, timeout_s=timeout_s)
 
@@ -282,13 +334,23 @@ def until_raises_nothing(look: Callable[[], object], *, timeout_s: float) -> Non
     until(quiet, timeout_s=timeout_s)
 
 
+def points(count: int, *, units: int) -> list[int]:
+    """Numbers of units, at random, one in each of `count` equal parts of a run: after so many it is disturbed.
+
+    Its last fifth is left out: what is out by then may be done before anybody is told.
+    """
+    draw = random.Random(1)
+    return [1 + int((number + draw.random()) / count * 0.8 * units) for number in range(count)]
+
+
+def id_told(submitted: Future[httpx.Response]) -> str | None:
+    """What the client learnt whose API was killed: the id of what it submitted, if that."""
+    try:
+        return str(submitted.result().json()["id"])
+    except httpx.HTTPError:
+        return None
+
+
 def lines(count: int, *, marks: str = "", prefix: str = "line") -> list[Question]:
     """Lines of a run, their skills in turn."""
     return seeds.questions(count, prefix=prefix, marks=marks)
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0

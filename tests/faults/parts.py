@@ -12,7 +12,7 @@ from orchestrator.local import child
 from tests.stack import is_running
 
 STOP_S = 20.0
-_RESIDENT = re.compile(r"^VmRSS:\s+(\d+) kB", re.MULTILINE)
+_OWN = re.compile(r"^Pss_Anon:\s+(\d+) kB", re.MULTILINE)
 
 
 class Part:
@@ -78,10 +78,32 @@ class Part:
     def says(self, words: str) -> bool:
         return words in self.log.read_text(errors="replace")
 
-    def memory_bytes(self) -> int:
-        """What it holds in memory now."""
-        found = _RESIDENT.search(Path(f"/proc/{self.pid}/status").read_text())
-        return int(found.group(1)) * 1024 if found else 0
+
+def own_bytes(pid: int) -> int:
+    """Memory that a process has for itself, and its share of what forks have in common; 0 once it has ended.
+
+    Not the files it has mapped, nor what servers share: PostgreSQL's buffers fill up to their size, and stay so.
+    """
+    try:
+        found = _OWN.search(Path(f"/proc/{pid}/smaps_rollup").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(found.group(1)) * 1024 if found else 0
+
+
+def children(pid: int) -> list[int]:
+    """The process's own children, as they are now."""
+    running = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return [each for each in running if parent(each) == pid]
+
+
+def parent(pid: int) -> int:
+    """A process's parent; 0 once it has ended."""
+    try:
+        state, found = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if state == "Z" else int(found)
 
 
 def of_house(mark: str) -> dict[int, str]:

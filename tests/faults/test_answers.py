@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import batch
 from tests.faults.checker import check
 from tests.faults.house import House, Run, lines
 from tests.faults.ledger import Fault
@@ -21,14 +22,19 @@ _FENCED = re.compile(r"<(answer-[0-9a-f]{12}) (\d+)>\n(.*?)\n</\1 \2>", re.DOTAL
 
 @pytest.mark.fault("9", "out of memory at load")
 def test_an_expert_that_cannot_be_loaded_is_set_aside_once_and_others_answer(house: House, fault: Fault) -> None:
-    experts = house.pool({"ada": house.stub("one"), "big": house.stub("big", fail_load="CUDA out of memory")})
+    sources = {"ada": house.stub("one"), "big": house.stub("big", fail_load="CUDA out of memory")}
+    ada, big, cyd = house.pool({**sources, "cyd": house.stub("two")}, good={"ada": SKILLS, "big": SKILLS, "cyd": ()})
     with fault.attempt():
-        run = house.submit(experts, lines(40))
+        run = house.submit([ada, big, cyd], lines(40))
         run.wait_end()
         check(fault, run)
-        assert house.value("SELECT state FROM expert WHERE name = :name", name=experts[1]) == "quarantined"
+        assert house.value("SELECT state FROM expert WHERE name = :name", name=big) == "quarantined"
         tries = house.value("SELECT count(*) FROM load WHERE run_id = :run AND error IS NOT NULL", run=run.id)
-        assert tries <= WINDOW * len(house.workers)  # what was out already when the first one failed
+        assert 0 < tries <= WINDOW * len(house.workers)  # what was out already when the first one failed
+        recruited = run.units(f"stage = 'generate' AND expert = '{big}'")
+        assert recruited  # nobody knew, and the next one was recruited in its place
+        for line in run.results():
+            assert {name for name, answer in line["answers"].items() if answer["answer"]} == {ada, cyd}
 
 
 @pytest.mark.fault("12", "an expert slower than its deadline")
@@ -74,11 +80,45 @@ def test_what_is_no_answer_is_no_vote(house: House, fault: Fault) -> None:
         _cut_off(house, experts[0])
         run = house.submit(experts, lines(5))
         run.wait_end()
-        check(fault, run)
+        check(fault, run, failed=5)
         for line in run.results():
             assert not line["correct"]
             assert (line["answer"], line["fused"]["votes"]) == ("", {})
-            assert line["fused"]["note"].count("was cut off before its answer") == 2
+            assert line["error"].count("was cut off before its answer") == 2
+
+
+@pytest.mark.fault("13b", "the same in a batch and in a query")
+def test_a_chat_request_that_nobody_answers_is_an_error_and_what_was_said_is_passed_on(
+    house: House, fault: Fault
+) -> None:
+    """As with OpenAI: an expert that is named says what it says, be it nothing; what is cut off is told to be."""
+    sources = {"mute": house.stub("mute", says=""), "loop": house.stub("loop", says="and so on", endless=1)}
+    mute, loop = house.pool(sources)
+    asked: dict[str, dict[str, Any]] = {
+        "named-mute": {"model": mute},
+        "named-loop": {"model": loop, "max_tokens": 9},
+        "mute": {"muster": {"experts": [mute]}},
+        "both": {"muster": {"experts": [mute, loop], "fusion": "vote"}},
+    }
+    made = [batch.request(0, **body) | {"custom_id": name} for name, body in asked.items()]
+    with fault.attempt():
+        run = batch.submit(house, made)
+        run.wait_end()
+        check(fault, run, failed=1)
+        said = {line["custom_id"]: line["response"]["body"] for line in run.output()}
+        choices = {name: body["choices"][0] for name, body in said.items()}
+        told = {name: (each["finish_reason"], each["message"]["content"]) for name, each in choices.items()}
+        assert told["named-mute"] == ("stop", "")
+        assert told["named-loop"][0] == told["both"][0] == "length"
+        assert told["named-loop"][1] == "and so on and so on and so on"
+        assert told["both"][1].startswith("and so on")
+        assert said["both"]["muster"]["votes"] == {}
+        (failed,) = run.errors()
+        assert (failed["custom_id"], failed["response"]["status_code"]) == ("mute", 502)
+    with fault.attempt():
+        refused = house.ask("What is it? [stub:gold=7]", [mute])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (502, "experts_failed")
+        assert mute in refused.json()["error"]["message"]
 
 
 @pytest.mark.fault("14", "aggregator down")

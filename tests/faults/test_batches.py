@@ -7,21 +7,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from resource import RLIMIT_FSIZE, prlimit
 from tempfile import TemporaryFile
 from typing import Any
 
-import httpx
 import pytest
 
 from orchestrator.storage import files, partial
-from tests.faults import batch
+from tests.faults import batch, parts
 from tests.faults.batch import Batch, request, requests
 from tests.faults.checker import check
-from tests.faults.house import House
+from tests.faults.house import House, id_told, points
 from tests.faults.ledger import Fault
 from tests.waiting import until
 
@@ -72,14 +71,14 @@ def test_the_largest_batch_is_read_and_written_in_bounded_memory(house: House, f
         pytest.skip("minutes long: in the full form only")
     (expert,) = house.pool({"ada": house.stub("one")})
     file_id = batch.upload(house, batch.content(requests(LINES_MAX, model=expert)))
-    most = before = house.orchestrator.memory_bytes()
+    most = before = parts.own_bytes(house.orchestrator.pid)
     with fault.attempt():
         made = batch.create(house, file_id).raise_for_status()
         run = Batch(house, made.json()["id"], [f"line{number}" for number in range(LINES_MAX)])
 
         def ended_or(units: int) -> bool:
             nonlocal most
-            most = max(most, house.orchestrator.memory_bytes())
+            most = max(most, parts.own_bytes(house.orchestrator.pid))
             time.sleep(0.5)  # counting fifty thousand units is work, too
             return run.has_ended() or run.units("state = 'done'") >= units
 
@@ -102,16 +101,15 @@ def test_the_largest_batch_is_read_and_written_in_bounded_memory(house: House, f
 @pytest.mark.fault("1d", "worker killed during a batch")
 @pytest.mark.timeout(300)
 def test_a_worker_killed_during_a_batch_loses_no_line(house: House, fault: Fault, is_full: bool) -> None:
-    slow = house.stub("one", latency_s=0.05)
+    slow = house.stub("one", latency_s=0.2)
     house.pool({"ada": slow, "bob": slow})
-    draw = random.Random(2)
-    for _ in range(5 if is_full else 1):
+    for point in points(5 if is_full else 1, units=120):
         with fault.attempt():
             run = batch.submit(house, requests(60))
-            run.wait_done(draw.randrange(1, 60))
-            house.workers[draw.randrange(2)].kill()
+            run.wait_done(point)
+            run.kill_holder()
             house.keep_running(run, timeout_s=40)
-            check(fault, run)
+            assert check(fault, run).starts > run.units()
 
 
 @pytest.mark.fault("3b", "API killed in mid-submission of a batch, same idempotency key")
@@ -129,7 +127,7 @@ def test_a_batch_cut_short_and_sent_again_is_one_batch(house: House, fault: Faul
             house.api.kill()
             house.api.start()
             until(house.is_ready, timeout_s=30)
-            lost = _id(first)
+            lost = id_told(first)
             ids = {batch.create(house, file_id, key=key).raise_for_status().json()["id"] for _ in range(2)}
             assert len(ids) == 1
             assert lost is None or lost in ids
@@ -181,14 +179,6 @@ def _check_called_off(fault: Fault, run: Batch, status: str, code: str) -> None:
     errors = run.errors()
     assert {line["error"]["code"] for line in errors} == {code}
     check(fault, run, status=status, failed=len(errors))
-
-
-def _id(submitted: Future[httpx.Response]) -> str | None:
-    """What the client of a killed API learnt."""
-    try:
-        return str(submitted.result().json()["id"])
-    except httpx.HTTPError:
-        return None
 
 
 def _changed(number: int, **changes: Any) -> bytes:

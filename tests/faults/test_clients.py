@@ -2,7 +2,7 @@
 
 import random
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from statistics import quantiles
 from typing import Any
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.faults.checker import check
-from tests.faults.house import House, Run, lines
+from tests.faults.house import House, Run, id_told, lines
 from tests.faults.ledger import Fault
 from tests.faults.proxy import Proxy
 from tests.waiting import until
@@ -35,7 +35,7 @@ def test_a_submission_cut_short_and_sent_again_is_one_run(house: House, fault: F
             house.api.kill()
             house.api.start()
             until(house.is_ready, timeout_s=30)
-            lost = _id(first)
+            lost = id_told(first)
             ids = {_submit(house, body, key).json()["id"] for _ in range(2)}
             assert len(ids) == 1
             assert lost is None or lost in ids
@@ -130,14 +130,6 @@ def test_a_worker_behind_a_cut_begins_nothing_that_others_have_finished(house: H
 
 def _submit(house: House, body: dict[str, object], key: str) -> httpx.Response:
     return house.http.post("/v1/benchmarks", json=body, headers={"Idempotency-Key": key})
-
-
-def _id(submitted: Future[httpx.Response]) -> str | None:
-    """What the client of a killed API learnt."""
-    try:
-        return str(submitted.result().json()["id"])
-    except httpx.HTTPError:
-        return None
 
 
 def _holds(house: House, worker: str) -> bool:

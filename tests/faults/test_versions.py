@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import alembic.script
 import pytest
 import sqlalchemy as sa
+from sqlmodel import col, select
 
 from orchestrator.settings import PROJECT_DIR
 from orchestrator.storage import database
+from orchestrator.storage.tables import ExpertRow, ProfileRow
+from tests.faults import batch
+from tests.faults.batch import Batch
 from tests.faults.checker import check
 from tests.faults.house import House, Run, lines
 from tests.faults.ledger import Fault
@@ -21,6 +26,10 @@ from tests.waiting import until
 
 PATIENCE = "3s"
 """What a reader waits for a row at most, while the schema changes."""
+SAID = """
+    SELECT custom_id, expert, request->'sampling'->'seed' AS seed, completion->>'text' AS text
+    FROM unit JOIN instance ON instance.id = instance_id WHERE unit.run_id = :run ORDER BY custom_id, expert, unit.round
+"""
 NEXT_MIGRATION = """
 revision, down_revision = "9999", "{head}"
 
@@ -31,25 +40,53 @@ def upgrade():
 """
 
 
-@pytest.mark.fault("20", "experts changed and removed in mid-run")
+@pytest.mark.fault("20", "experts changed, removed and profiled anew in mid-run")
 def test_a_run_keeps_the_versions_it_was_submitted_with(house: House, fault: Fault) -> None:
     sources = {"ada": house.stub("one", latency_s=0.1), "bob": house.stub("two", latency_s=0.1)}
-    experts = house.pool(sources)
+    experts = house.pool({**sources, "cyd": house.stub("three", latency_s=0.1)})
+
+    def submit() -> tuple[Run, Batch]:
+        asked = batch.requests(40, muster={"k": 2, "fusion": "vote", "seed": 5, "experts": experts})
+        return house.submit(experts, lines(40), seed=5), batch.submit(house, asked)
+
     with fault.attempt():
-        undisturbed = house.submit(experts, lines(60), seed=5)
-        undisturbed.wait_end()
-        run = house.submit(experts, lines(60), seed=5)
-        run.wait_done(10)
-        changed = {"system_prompt": "You are another.", "model": house.stub("three")}
+        undisturbed = submit()
+        for run in undisturbed:
+            run.wait_end()
+        disturbed = submit()
+        disturbed[0].wait_done(10)
+        _profile_anew(house, experts[2])
+        later = house.submit(experts, lines(40), seed=5)
+        changed = {"system_prompt": "You are another.", "model": house.stub("four")}
         house.http.patch(f"/v1/experts/{experts[0]}", json=changed).raise_for_status()
         house.http.delete(f"/v1/experts/{experts[1]}").raise_for_status()
+        assert not any(run.has_ended() for run in disturbed)
         house.orchestrator.kill()  # the next one knows only what was pinned
         house.orchestrator.start()
-        run.wait_end()
-        check(fault, run)
-        assert _decided(run) == _decided(undisturbed)
-        assert run.units("request::text LIKE '%another%'") == 0
-        assert run.shown()["experts"] == dict.fromkeys(experts, 1)
+        for run, as_before in zip(disturbed, undisturbed, strict=True):
+            run.wait_end()
+            check(fault, run)
+            assert _decided(run) == _decided(as_before)
+            assert run.units("request::text LIKE '%another%'") == 0
+        assert disturbed[0].shown()["experts"] == dict.fromkeys(experts, 1)
+        later.wait_end()
+        assert _decided(later) != _decided(undisturbed[0])  # it knows the newer profile
+
+
+def _profile_anew(house: House, expert: str) -> None:
+    """Leave a newer profile, as profiling does: right where it was wrong before, and wrong where it was right."""
+    with database.session(house.engine) as session:
+        found = select(ProfileRow).join(ExpertRow, col(ExpertRow.id) == col(ProfileRow.expert_id))
+        old = session.exec(found.where(ExpertRow.name == expert)).one()
+        outcomes = {name: {**each, "correct": not each["correct"]} for name, each in old.outcomes.items()}
+        session.add(
+            ProfileRow(
+                expert_id=old.expert_id,
+                question_set_id=old.question_set_id,
+                version=old.version + 1,
+                outcomes=outcomes,
+            )
+        )
 
 
 @pytest.mark.fault("21", "broken models registered")
@@ -84,23 +121,31 @@ def test_old_and_new_processes_serve_one_run(house: House, fault: Fault, tmp_pat
     model = house.stub("one", latency_s=0.3)
     try:
         with fault.attempt(), _readers(house) as troubles:
-            run = house.submit(house.pool({"ada": model, "bob": model}), lines(150))
-            run.wait_done(10)
+            experts = house.pool({"ada": model, "bob": model})
+            under_way = house.submit(experts, lines(60)), batch.submit(house, batch.requests(90))
+
+            def wait_done(units: int) -> None:
+                """Until both together have so many; the batch is the later one."""
+                until(lambda: sum(run.units("state = 'done'") for run in under_way) >= units, timeout_s=30)
+                assert not under_way[1].has_ended()
+
+            wait_done(20)
             assert house.workers[0].stop() == 0
             house.workers[0].start(cwd=newer)  # new worker, old orchestrator
-            run.wait_done(60)
+            wait_done(100)
             house.orchestrator.stop()
             house.orchestrator.start(cwd=newer)  # brings the schema forward; old worker, old API
             until(lambda: house.value("SELECT version_num FROM alembic_version") == "9999", timeout_s=30)
-            run.wait_done(120)
+            wait_done(200)
             assert house.workers[1].stop() == 0
             house.workers[1].start(cwd=newer)
             house.api.stop()
             house.api.start(cwd=newer)
             until(house.is_ready, timeout_s=30)
-            run.wait_end()
-            check(fault, run)
-            assert run.units("attempts > 0") == run.unexplained_losses() == 0
+            for run in under_way:
+                run.wait_end()
+                check(fault, run)
+                assert run.units("attempts > 0") == run.unexplained_losses() == 0
             assert troubles == []
             house.orchestrator.kill()
             house.orchestrator.forget()
@@ -114,35 +159,47 @@ def test_old_and_new_processes_serve_one_run(house: House, fault: Fault, tmp_pat
 
 
 @pytest.mark.fault("29", "the same seed and versions once more")
-def test_the_same_seed_gives_the_same_recruits_and_votes(house: House, fault: Fault) -> None:
-    one, two = house.stub("one", latency_s=0.03), house.stub("two", latency_s=0.03)
+@pytest.mark.parametrize("strategy", ["posterior", "random"])
+def test_the_same_seed_gives_the_same_recruits_and_votes(house: House, fault: Fault, strategy: str) -> None:
+    one, two = house.stub("one", latency_s=0.1), house.stub("two", latency_s=0.1)
     experts = house.pool({"ada": one, "bob": one, "cyd": two, "dee": two})
-    wanted: dict[str, Any] = {"k": 2, "strategy": "random", "seed": 11}
+
+    def submit(seed: int) -> tuple[Run, Batch]:
+        wanted: dict[str, Any] = {"k": 2, "fusion": "vote", "strategy": strategy, "seed": seed}
+        asked = batch.requests(40, muster={**wanted, "experts": experts})
+        return house.submit(experts, lines(40), **wanted), batch.submit(house, asked)
+
     with fault.attempt():
-        first = house.submit(experts, lines(60), **wanted)
-        first.wait_end()
-        check(fault, first)
-        second = house.submit(experts, lines(60), **wanted)
-        second.wait_done(20)
-        house.workers[0].kill()
-        house.keep_running(second, timeout_s=40)
-        check(fault, second)
-        assert _decided(first) == _decided(second)
-        other = house.submit(experts, lines(60), **{**wanted, "seed": 12})
-        other.wait_end()
-        assert _decided(first) != _decided(other)
+        first = submit(11)
+        for run in first:
+            run.wait_end()
+            check(fault, run)
+        second = submit(11)
+        second[0].wait_done(20)
+        second[0].kill_holder()
+        other = submit(12)
+        for again, before, differs in zip(second, first, other, strict=True):
+            house.keep_running(again, timeout_s=40)
+            check(fault, again)
+            assert _decided(before) == _decided(again)
+            differs.wait_end()
+            assert _decided(before) != _decided(differs)
+        assert sum(run.losses() for run in second) > 0
 
 
 def _decided(run: Run) -> dict[str, Any]:
     """Line -> all that was decided on it and answered to it."""
+    said = defaultdict(list)
+    for row in run.house.rows(SAID, run=run.id):
+        said[row.custom_id].append((row.expert, row.seed, row.text))
     return {
-        line["id"]: (
-            [recruit["expert"] for recruit in line["decision"]["recruits"]],
-            line["fused"]["votes"],
-            line["answer"],
-            sorted((each["expert"], each["seed"], each["text"]) for each in line["completions"]),
+        row.custom_id: (
+            [(recruit["expert"], round(recruit["weight"], 6)) for recruit in row.decision["recruits"]],
+            {answer: round(weight, 6) for answer, weight in row.fused["votes"].items()},
+            row.fused["text"],
+            said[row.custom_id],
         )
-        for line in run.results()
+        for row in run.house.rows("SELECT custom_id, decision, fused FROM instance WHERE run_id = :run", run=run.id)
     }
 
 
