@@ -35,13 +35,15 @@ def decide(
     loading: Collection[str],
     capacity: int | None,
     whole: Collection[str] = (),
+    fresh: Collection[str] = (),
     now_s: float,
 ) -> Decision:
     """Serve tickets in turn, online before bulk, first come first served; a model in use is never evicted.
 
     `resident` maps a model to the number of its users, least recently used first; the models in `whole` need the
     device to themselves. A ticket whose model is absent, with no room and no idle model to evict, makes resident
-    models run dry: tickets behind it for those must wait, so that its turn comes.
+    models run dry: tickets behind it for those must wait, so that its turn comes. Models in `fresh` were loaded only
+    just now: an online ticket waits while there is work for them.
     """
     users = dict(resident)
     on_the_way = set(loading)
@@ -62,6 +64,8 @@ def decide(
             continue
         kept = [name for name in users if name not in running_dry]
         leaving = _who_must_go(key, kept, users, wanted=wanted, whole=whole)
+        if ticket.online and any(name in fresh and (users[name] or name in wanted) for name in leaving):
+            continue
         left = (users.keys() - set(leaving)) | on_the_way
         if all(users[name] == 0 for name in leaving) and _fits(key, left, capacity=capacity, whole=whole):
             for name in leaving:

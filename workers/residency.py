@@ -20,6 +20,9 @@ from workers.speeds import Speeds
 
 CHECK_INTERVAL_S = 1.0
 """How often dead engines are looked for while nothing else happens."""
+STAY_MIN_S, STAY_MAX_S = 5.0, 30.0
+"""A model that was loaded works as long as its load took, but no less and no more than this, before a query that was
+sent here for the model it replaced makes it go: the plan has queries in mind when it switches; this one crossed it."""
 SPEEDS_INTERVAL_S = 5.0
 """How often measured speeds are told."""
 log = logging.getLogger(__name__)
@@ -34,6 +37,7 @@ class Resident:
     """Places in the engine."""
     account: Account
     speeds: Speeds
+    stays_until_s: float
     users: int = 0
 
     @property
@@ -189,6 +193,7 @@ class Residency:
             loading=self._loading.keys(),
             capacity=self._capacity,
             whole=self._whole,
+            fresh=[key for key, resident in self._residents.items() if time.monotonic() < resident.stays_until_s],
             now_s=time.monotonic(),
         )
         for ticket in decision.admit:
@@ -252,19 +257,26 @@ class Residency:
             failure = ModelError if event.fault == "model" else EngineError
             self._refuse(waiting, failure(event.error or "no engine"))
         else:
-            self._residents[model.key] = resident = self._resident(loaded)
+            self._residents[model.key] = resident = self._resident(loaded, event.seconds)
             resident.account.owe(event.seconds + vain_s)
             # All who waited for this load come in together, or the next ticket in turn could evict it unused.
             for wait in waiting:
                 self._admit(wait)
         self._settle()
 
-    def _resident(self, loaded: Loaded) -> Resident:
+    def _resident(self, loaded: Loaded, load_s: float) -> Resident:
         key, has_device = loaded.model.key, loaded.model.engine != "remote"
         account = Account(self._meter if has_device else Meter(full=self._meter.full), key, has_device=has_device)
         speeds = self._speeds.setdefault(key, Speeds())
         speeds.begin(*loaded.engine.computed, account.busy_s, account.full_s)
-        return Resident(loaded=loaded, admission=self._new_admission(), account=account, speeds=speeds)
+        stays_until_s = time.monotonic() + min(max(load_s, STAY_MIN_S), STAY_MAX_S)
+        return Resident(
+            loaded=loaded,
+            admission=self._new_admission(),
+            account=account,
+            speeds=speeds,
+            stays_until_s=stays_until_s,
+        )
 
     def _refuse(self, waiting: list[_Wait], failure: GenerationError) -> None:
         for wait in waiting:

@@ -272,7 +272,7 @@ def test_what_units_took_that_were_called_off_is_charged(driver: Driver, fake: F
     else:
         with driver.session() as session:
             runs.cancel(session, run)
-    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'failed'") == 2)
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit WHERE state = 'failed'") == 2, also=fake.say)
     before = driver.scalar("SELECT min(completion::text) FROM unit")
 
     def abort(request: Request) -> Completion:
@@ -543,7 +543,9 @@ def test_the_plan_is_given_loads_as_measured(driver: Driver, fake: FakeWorker) -
 
 
 def test_it_says_which_model_a_worker_takes_up_and_for_how_long(driver: Driver, fake: FakeWorker) -> None:
-    submit(driver, 2)
+    submit(driver, 800)
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit") == 800)
+    prompts, total = driver.scalar("SELECT sum(prompt_tokens) FROM unit"), driver.scalar("SELECT sum(tokens) FROM unit")
     with capture_logs() as logs:
         chunk = chunk_for(driver, fake)
         fake.load(chunk.model, chunk_id=chunk.id)
@@ -551,7 +553,9 @@ def test_it_says_which_model_a_worker_takes_up_and_for_how_long(driver: Driver, 
         chunk_for(driver, fake)
     (said,) = (line for line in logs if line["event"] == "a worker takes up a model")
     assert (said["worker"], said["model"]) == ("fake", "stub:one")
-    assert said["stay_s"] == pytest.approx(2 * residency.UNKNOWN.unit_s, rel=0.5)
+    prompt_tokens, completion_tokens = int(str(prompts)), int(str(total)) - int(str(prompts))
+    taken_s = residency.UNKNOWN.seconds(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    assert said["stay_s"] == pytest.approx(taken_s, rel=0.1)
 
 
 def test_the_plan_foresees_who_is_needed_after_annotation(driver: Driver) -> None:

@@ -22,10 +22,11 @@ def decide(
     loading: tuple[str, ...] = (),
     capacity: int | None = 1,
     whole: str = "",
+    fresh: str = "",
     now_s: float = 0.0,
 ) -> Decision:
     return guard.decide(
-        waiting=waiting, resident=resident, loading=loading, capacity=capacity, whole=whole, now_s=now_s
+        waiting=waiting, resident=resident, loading=loading, capacity=capacity, whole=whole, fresh=fresh, now_s=now_s
     )
 
 
@@ -78,6 +79,14 @@ def test_without_a_device_there_is_always_room() -> None:
     assert decide([bulk(1, "a"), bulk(2, "b")], {"c": 0}, capacity=None) == Decision(load=("a", "b"))
 
 
+def test_a_query_that_comes_too_late_for_a_model_waits_while_the_next_has_hardly_begun() -> None:
+    query, chunk = online(1, "a"), bulk(2, "b")
+    assert decide([query, chunk], {"b": 1}, fresh="b") == Decision(admit=(chunk,))
+    assert decide([query, chunk], {"b": 0}, fresh="b") == Decision(admit=(chunk,))
+    assert decide([query], {"b": 0}, fresh="b") == Decision(evict=("b",), load=("a",))
+    assert decide([query, chunk], {"b": 1}) == Decision()
+
+
 def test_a_model_that_needs_the_whole_device_makes_all_others_go() -> None:
     assert decide([bulk(1, "c")], {"a": 0, "b": 0}, capacity=3, whole="c") == Decision(evict=("a", "b"), load=("c",))
     # While one is in use neither is let in again, nor is anything evicted too soon.
@@ -111,12 +120,13 @@ tickets = st.lists(
     resident=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2), max_size=2),
     capacity=st.integers(2, 3),
     whole=st.sampled_from(["", "a", "cd"]),
+    fresh=st.sampled_from(["", "b", "abcd"]),
 )
 def test_no_decision_breaks_the_rules(
-    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str
+    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str, fresh: str
 ) -> None:
     assume(len(resident) < 2 or not set(resident) & set(whole))
-    decision = decide(waiting, resident, capacity=capacity, whole=whole, now_s=100.0)
+    decision = decide(waiting, resident, capacity=capacity, whole=whole, fresh=fresh, now_s=100.0)
     assert all(resident[key] == 0 for key in decision.evict)
     assert all(ticket.model_key in resident and ticket.model_key not in decision.evict for ticket in decision.admit)
     assert not set(decision.load) & (set(resident) - set(decision.evict))
@@ -130,10 +140,11 @@ def test_no_decision_breaks_the_rules(
     resident=st.dictionaries(st.sampled_from("abcd"), st.just(0), max_size=2),
     capacity=st.integers(1, 3),
     whole=st.sampled_from(["", "a", "cd"]),
+    fresh=st.sampled_from(["", "b", "abcd"]),
 )
 def test_an_idle_device_always_has_something_to_do(
-    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str
+    waiting: list[Ticket], resident: dict[str, int], capacity: int, whole: str, fresh: str
 ) -> None:
     assume(len(resident) <= capacity and (len(resident) < 2 or not set(resident) & set(whole)))
-    decision = decide(waiting, resident, capacity=capacity, whole=whole)
+    decision = decide(waiting, resident, capacity=capacity, whole=whole, fresh=fresh)
     assert decision.admit or decision.load
