@@ -217,7 +217,8 @@ class House:
         """Bytes that each process has for itself; of the engines, and of PostgreSQL's processes, the largest one's.
 
         Each connection of PostgreSQL's keeps plans and catalogue of its own, up to some megabytes; how many there are
-        changes with the work, and `max_connections` bounds it.
+        changes with the work, and `max_connections` bounds it. An autovacuum worker takes up to `maintenance_work_mem`
+        (64 MB) while it lasts: it is left out.
         """
         assert self.postgres.process is not None
         assert self.valkey.process is not None
@@ -225,7 +226,7 @@ class House:
         engines = [pid for worker in self.workers if worker.is_up for pid in parts.children(worker.pid)]
         backends = [self.postgres.process.pid, *parts.children(self.postgres.process.pid)]
         held["engine"] = max(map(parts.own_bytes, engines), default=0)
-        held["postgres"] = max(map(parts.own_bytes, backends))
+        held["postgres"] = max(parts.own_bytes(pid) for pid in backends if "autovacuum" not in parts.title(pid))
         held["valkey"] = parts.own_bytes(self.valkey.process.pid)
         return held
 

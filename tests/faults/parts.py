@@ -79,6 +79,14 @@ class Part:
         return words in self.log.read_text(errors="replace")
 
 
+def title(pid: int) -> str:
+    """What the process says it is; "" once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def own_bytes(pid: int) -> int:
     """Memory that a process has for itself, and its share of what forks have in common; 0 once it has ended.
 
