@@ -20,7 +20,7 @@ from sqlmodel import Session
 from orchestrator import broker, residency
 from orchestrator.dispatch import chunks, forgetting, progress
 from orchestrator.dispatch.backlog import Backlog, BacklogReader, Window
-from orchestrator.dispatch.costs import CostsReader
+from orchestrator.dispatch.costs_reader import CostsReader
 from orchestrator.dispatch.demands import Demands
 from orchestrator.runs import cancelling
 from orchestrator.settings import Settings

@@ -8,7 +8,7 @@ import structlog
 from sqlmodel import Session
 
 from orchestrator.dispatch import chunks, quarantine
-from orchestrator.pool import costs
+from orchestrator.pool import measured_costs
 from orchestrator.runs import instances
 from orchestrator.storage import database
 from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, Progress
@@ -112,8 +112,8 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
     finished = _finish(session, message.finished, max_attempts, faults)
     for load in message.loads:
         _record_load(session, worker, load, faults)
-        costs.note_load(session, worker, load)
-    costs.note_speeds(session, worker, message.speeds)
+        measured_costs.note_load(session, worker, load)
+    measured_costs.note_speeds(session, worker, message.speeds)
     chunks.renew(
         session,
         message.chunks,

@@ -22,11 +22,11 @@ from orchestrator.online import explanation, transport
 from orchestrator.online.pricing import QueueFull, Supply, prices
 from orchestrator.online.query import EXPERTS_SHARE, Query, QueryRefused, Usage
 from orchestrator.online.transport import Transport
-from orchestrator.pool import costs, experts
+from orchestrator.pool import experts, measured_costs
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
-from orchestrator.recruiting.costs import Limits, expected_completions
+from orchestrator.recruiting.limits import Limits, expected_completions
 from orchestrator.recruiting.values import Ask, NoExperts, Recruiter, Recruitment
 from orchestrator.settings import Settings
 from skills import annotate
@@ -193,7 +193,7 @@ class Decider:
             with self._open_session() as session:
                 return Supply(
                     workers=workers,
-                    measured=costs.costs(session),
+                    measured=measured_costs.costs(session),
                     bulk_out={row.worker: row.units for row in session.execute(_BULK_OUT)},
                     awaited=awaited,
                     waiting_max=self._settings.online_waiting,

@@ -19,7 +19,7 @@ from orchestrator.online.query import EXPERTS_SHARE, Event, Piece, Query, QueryF
 from orchestrator.online.transport import Late, LoadFailed, NoBroker, NoWorker, Transport, Trouble, WorkerLost
 from orchestrator.online.visible_stream import VisibleStream
 from orchestrator.pool.pool import Expert
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.stand_ins import stand_ins
 from orchestrator.recruiting.values import Answered, Recruit, Recruitment
 from workers.messages import Completion, Delta, Request, Sampling

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from orchestrator import prompts
-from orchestrator.pool.costs import ModelCost
+from orchestrator.pool.measured_costs import ModelCost
 from orchestrator.pool.pool import Expert
-from orchestrator.recruiting.costs import Cost
+from orchestrator.recruiting.limits import Cost
 from workers.messages import Model, WorkerState
 
 LOAD_S = {"vllm": 60.0, "remote": 1.0, "stub": 1.0}

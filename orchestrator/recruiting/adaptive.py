@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.recruiting import panel, posterior, tally
-from orchestrator.recruiting.costs import Cost, Limits
 from orchestrator.recruiting.councils import Council, masks
 from orchestrator.recruiting.likeness import Estimate
+from orchestrator.recruiting.limits import Cost, Limits
 from orchestrator.recruiting.posterior import Nearness, PosteriorRecruiter
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment, spent
 from skills.evidence import Evidence, Floats

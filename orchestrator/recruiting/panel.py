@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Ask, NoExperts, Recruit, Recruiter, Recruitment, spent
 from skills.evidence import Evidence
 

@@ -15,7 +15,6 @@ from orchestrator.recruiting import (
     ballots,
     best_single,
     choice_prior,
-    costs,
     councils,
     doubt,
     likeness,
@@ -23,10 +22,10 @@ from orchestrator.recruiting import (
     panel,
 )
 from orchestrator.recruiting.ballots import Ballots
-from orchestrator.recruiting.costs import Limits
 from orchestrator.recruiting.councils import Council, Overlap, Table
 from orchestrator.recruiting.doubt import Doubt
 from orchestrator.recruiting.likeness import Estimate, Likeness, Smoother
+from orchestrator.recruiting.limits import Limits, completion_tokens
 from orchestrator.recruiting.values import Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence, Floats, Masks
 
@@ -256,7 +255,7 @@ class PosteriorRecruiter(Recruiter):
                 experts,
                 k,
                 lambda values: self.searcher.fit(values, ridge=15.0).held_out,
-                tokens=costs.completion_tokens(self.evidence) if is_frugal else None,
+                tokens=completion_tokens(self.evidence) if is_frugal else None,
             )
             values = self.smoother.fit(self.table.values(found), relative=True)
             seated = [found[best] for best in values.held_out.argmax(axis=1)]

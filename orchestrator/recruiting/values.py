@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from skills.evidence import Evidence, Floats
 
 

@@ -12,7 +12,7 @@ from orchestrator import recruiting
 from orchestrator.fusion import fusion
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
-from orchestrator.recruiting.costs import Cost, Limits, completion_tokens
+from orchestrator.recruiting.limits import Cost, Limits, completion_tokens
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruitment
 from orchestrator.replay.recorded import Recorded, RecordedError
 from skills.evidence import Evidence, Floats

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator import statistics
-from orchestrator.runs import costs, runs
+from orchestrator.runs import runs, spending
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.runs.report import versions
 from orchestrator.runs.runs import RunRefused
@@ -91,7 +91,7 @@ def _benchmark(session: Session, run_id: str) -> RunRow:
 
 def _run(session: Session, run: RunRow) -> dict[str, Any]:
     pinned = Pinned.model_validate(run.pinned)
-    spent = costs.of(session, run, pinned)
+    spent = spending.of(session, run, pinned)
     return {
         "run": run.id,
         "name": run.name,

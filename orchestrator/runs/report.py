@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from orchestrator import baselines, prompts, statistics
 from orchestrator.baselines import Judged
-from orchestrator.runs import aggregator_report, costs, runs
+from orchestrator.runs import aggregator_report, runs, spending
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.storage.tables import RunRow
 from orchestrator.version import VERSION
@@ -62,7 +62,7 @@ def build(session: Session, run_id: str) -> dict[str, Any]:
     """The report, as JSON. Raises `runs.UnknownRun`. Of a run under way: of the lines that are done."""
     run = runs.get(session, run_id)
     pinned = Pinned.model_validate(run.pinned)
-    report = _head(session, run, pinned) | costs.of(session, run, pinned)
+    report = _head(session, run, pinned) | spending.of(session, run, pinned)
     report["warnings"] = []
     if pinned.prompts and pinned.prompts != prompts.digest():
         report["warnings"].append(

@@ -347,7 +347,7 @@ class LoadRow(SQLModel, table=True):
 
 
 class ModelCostRow(SQLModel, table=True):
-    """What a model costs on a worker, measured: moving figures (`orchestrator.pool.costs`). None: not yet known."""
+    """What a model costs on a worker: moving figures (`orchestrator.pool.measured_costs`). None: not measured yet."""
 
     __tablename__ = "model_cost"
 

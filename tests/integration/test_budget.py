@@ -11,7 +11,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from orchestrator.pool import costs
+from orchestrator.pool import measured_costs
 from orchestrator.pool.definition import Definition
 from orchestrator.settings import Settings
 from orchestrator.storage import database
@@ -58,7 +58,7 @@ def test_a_query_does_not_wait_for_a_load_it_cannot_afford(
         WorkerProcess(redis_url, tmp_path / "w") as worker,
     ):
         with database.session(engine) as session:
-            costs.note_load(session, "w", LoadEvent(model_key=Model(source=SLOW).key, seconds=60.0))
+            measured_costs.note_load(session, "w", LoadEvent(model_key=Model(source=SLOW).key, seconds=60.0))
         worker.send(Load(model=_model(QUICK)))
         until(lambda: (state := worker.state()) is not None and state.resident)
         asked = body(k=2, fusion="vote", budget={"seconds": 5})
@@ -101,7 +101,7 @@ def test_speeds_are_kept_in_the_database(engine: sa.Engine, settings: Settings, 
         def known() -> Any:
             client.post("/v1/chat/completions", json=body()).raise_for_status()
             with database.session(engine) as session:
-                cost = costs.costs(session).get(_model(source).key)
+                cost = measured_costs.costs(session).get(_model(source).key)
             return None if cost is None else cost.query_tps
 
         assert until(known) == pytest.approx(50, rel=0.5)

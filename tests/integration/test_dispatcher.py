@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from orchestrator import residency
 from orchestrator.dispatch import chunks
 from orchestrator.dispatch.backlog import BacklogReader
-from orchestrator.dispatch.costs import CostsReader
+from orchestrator.dispatch.costs_reader import CostsReader
 from orchestrator.dispatch.demands import Demands
 from orchestrator.pool import experts, pool
 from orchestrator.runs import runs

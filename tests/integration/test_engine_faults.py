@@ -8,7 +8,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from orchestrator.pool import costs
+from orchestrator.pool import measured_costs
 from orchestrator.runs import report, runs
 from orchestrator.settings import Settings
 from orchestrator.storage import database
@@ -156,7 +156,7 @@ def test_a_run_is_charged_what_the_worker_was_busy_and_its_costs_are_kept(
         loads = [load.seconds for load in worker.loads()] or [0.0]
     with driver.session() as session:
         charged = report.build(session, run)["charges"]
-        known = costs.costs(session)
+        known = measured_costs.costs(session)
     assert charged["device_s"] == pytest.approx(state.busy_s, abs=0.01)
     assert charged["load_s"] == pytest.approx(sum(loads), abs=0.01)
     for name in ("device_s", "load_s"):
@@ -172,15 +172,17 @@ def test_costs_move_with_what_workers_measure(engine: sa.Engine) -> None:
 
     with database.session(engine) as session:
         for worker in ("w1", "w2"):
-            costs.note_load(session, worker, event(10.0))
-        costs.note_load(session, "w1", event(20.0))
-        costs.note_load(session, "w1", event(1.0, woken=True))
-        costs.note_load(session, "w1", event(99.0, error="no"))
-        costs.note_load(session, "w1", event(99.0, failed_wake="canary"))
+            measured_costs.note_load(session, worker, event(10.0))
+        measured_costs.note_load(session, "w1", event(20.0))
+        measured_costs.note_load(session, "w1", event(1.0, woken=True))
+        measured_costs.note_load(session, "w1", event(99.0, error="no"))
+        measured_costs.note_load(session, "w1", event(99.0, failed_wake="canary"))
         speed = messages.MeasuredSpeed(model_key="m", prefill_tps=4000.0, decode_tps=200.0, answer_tps=0.0)
-        costs.note_speeds(session, "w1", [speed])
+        measured_costs.note_speeds(session, "w1", [speed])
         unknown = messages.MeasuredSpeed(model_key="m", prefill_tps=0.0, decode_tps=0.0, answer_tps=0.0)
-        costs.note_speeds(session, "w1", [unknown])
-        known = costs.costs(session)["m"]
+        measured_costs.note_speeds(session, "w1", [unknown])
+        known = measured_costs.costs(session)["m"]
     # Of w1 13.0 after 20.0, of w2 10.0.
-    assert known == costs.ModelCost(load_s=11.5, wake_s=1.0, memory_bytes=100, prefill_tps=4000.0, decode_tps=200.0)
+    assert known == measured_costs.ModelCost(
+        load_s=11.5, wake_s=1.0, memory_bytes=100, prefill_tps=4000.0, decode_tps=200.0
+    )

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from orchestrator import metrics
 from orchestrator.dispatch import forgetting
-from orchestrator.pool import costs
+from orchestrator.pool import measured_costs
 from orchestrator.settings import Settings
 from orchestrator.storage import database
 from tests.driving import Driver
@@ -40,7 +40,7 @@ def test_a_worker_not_heard_of_for_a_day_is_forgotten_and_counts_in_no_mean(engi
             assert forgetting.workers(session, client, unread_s=30 * HOUR_S) == []
             assert sorted(forgetting.workers(session, client, unread_s=1.0)) == ["gone", "long gone"]
             assert session.scalars(sa.text("SELECT name FROM worker")).all() == ["here"]
-            known = costs.costs(session)
+            known = measured_costs.costs(session)
             assert b"gone" not in metrics.collect(session)
             assert b'worker="here"' in metrics.collect(session)
         assert (known["a"].load_s, known["b"].load_s) == (1.0, 60.0)  # nobody knows better about b

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from orchestrator import metrics, prompts, recruiting
 from orchestrator.pool import pool, question_sets
 from orchestrator.pool.pool import Pool
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from orchestrator.runs import events, report, runs
 from orchestrator.runs import lines as run_lines

@@ -17,7 +17,7 @@ from orchestrator.fusion import aggregators, choosing, fusion
 from orchestrator.fusion.choosing import Choice
 from orchestrator.fusion.fusion import Fused
 from orchestrator.online import deciding
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, NoExperts, Recruitment
 from orchestrator.runs import asking
 from orchestrator.runs.pinned import seed_for

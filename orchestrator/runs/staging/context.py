@@ -14,7 +14,7 @@ from orchestrator.pool import pool
 from orchestrator.pool.cache import PoolCache
 from orchestrator.pool.pool import Expert, Pool
 from orchestrator.pool.question_sets import TextEmbedder
-from orchestrator.recruiting.costs import UNKNOWN_TOKENS, expected_completions
+from orchestrator.recruiting.limits import UNKNOWN_TOKENS, expected_completions
 from orchestrator.recruiting.values import Recruiter
 from orchestrator.runs.pinned import Pinned, seed_for
 from orchestrator.storage.tables import ExpertRow, RunRow

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.online.pricing import token_costs
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.stand_ins import stand_ins
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruitment
 from orchestrator.runs.staging.context import Context, is_adaptive

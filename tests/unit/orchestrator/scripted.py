@@ -12,7 +12,7 @@ from orchestrator.online.deciding import Annotated, Decision
 from orchestrator.online.query import Options, Query
 from orchestrator.online.transport import Late
 from orchestrator.pool.pool import Expert, Pool
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
 from workers.messages import ChatMessage, Completion, Delta, Model, Request, Sampling, WorkerState

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator import recruiting
 from orchestrator.fusion import fusion, trials
-from orchestrator.recruiting.costs import Limits
+from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from skills.evidence import Evidence
 from tests.unit.orchestrator.made_up import World

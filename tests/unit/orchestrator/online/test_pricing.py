@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.online.pricing import Prices, QueueFull, Supply, prices, refuse_if_full
-from orchestrator.pool.costs import ModelCost
+from orchestrator.pool.measured_costs import ModelCost
 from orchestrator.pool.pool import Expert
 from workers.messages import Model, Sampling, WorkerState
 

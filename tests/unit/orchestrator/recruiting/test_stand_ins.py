@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator import recruiting
-from orchestrator.recruiting.costs import Cost, Limits
+from orchestrator.recruiting.limits import Cost, Limits
 from orchestrator.recruiting.stand_ins import stand_ins
 from orchestrator.recruiting.values import Recruit, Recruiter, Recruitment
 from tests.unit.orchestrator.made_up import World

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from orchestrator import recruiting
-from orchestrator.recruiting import costs
+from orchestrator.recruiting import limits
 from orchestrator.recruiting.adaptive import AdaptiveRecruiter
-from orchestrator.recruiting.costs import Cost, Limits
+from orchestrator.recruiting.limits import Cost, Limits
 from orchestrator.recruiting.values import Answered, Recruitment
 from tests.unit.orchestrator.made_up import SPECIALISTS, World
 
@@ -158,7 +158,7 @@ def test_expected_tokens_are_the_means_shrunk_to_the_pools() -> None:
     measured[:, 0] = 20.0
     measured[:, 3] = np.nan
     measured[1:, 2] = np.nan
-    found = costs.completion_tokens(dataclasses.replace(evidence, tokens=measured))
+    found = limits.completion_tokens(dataclasses.replace(evidence, tokens=measured))
     pool = (8 * 20 + 9 * 100) / 17
     assert found == pytest.approx([(160 + 8 * pool) / 16, (800 + 8 * pool) / 16, (100 + 8 * pool) / 9, pool])
-    assert costs.completion_tokens(evidence).tolist() == [costs.UNKNOWN_TOKENS] * 4
+    assert limits.completion_tokens(evidence).tolist() == [limits.UNKNOWN_TOKENS] * 4

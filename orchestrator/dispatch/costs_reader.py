@@ -7,8 +7,8 @@ from dataclasses import replace
 from sqlmodel import Session
 
 from orchestrator.costs import costs_file
-from orchestrator.pool import costs as measured_costs
-from orchestrator.pool.costs import ModelCost
+from orchestrator.pool import measured_costs
+from orchestrator.pool.measured_costs import ModelCost
 from orchestrator.residency import Costs
 from workers.messages import Model
 
