@@ -17,6 +17,7 @@ from orchestrator.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from orchestrator.settings import Settings
 from orchestrator.storage import database
 from tests import stack as stack_module
+from tests.fake_worker import FakeWorker
 
 TEMPLATE = "muster_template"
 VALKEY_DATABASES = 16
@@ -85,6 +86,19 @@ def engine(settings: Settings) -> Iterator[sa.Engine]:
     made = database.connect(settings)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def fake(redis_url: str) -> Iterator[FakeWorker]:
+    """A worker that does as the test says."""
+    with FakeWorker(redis_url) as worker:
+        yield worker
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,6 @@ def http(driver: Driver) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def fake(redis_url: str) -> Iterator[FakeWorker]:
-    with FakeWorker(redis_url) as worker:
-        yield worker
-
-
 def _run(http: httpx.Client, driver: Driver, fake: FakeWorker, *, wrong: str = "", **body: Any) -> str:
     """A benchmark to its end, in which lines with the text `wrong` are answered wrongly by everybody."""
     made = http.post("/v1/benchmarks", json={"name": seeds.SET_NAME, "fusion": "vote", "k": 2, **body})

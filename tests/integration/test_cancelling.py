@@ -41,18 +41,6 @@ def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Dr
     driving.close()
 
 
-@pytest.fixture
-def fake(redis_url: str) -> Iterator[FakeWorker]:
-    with FakeWorker(redis_url) as worker:
-        yield worker
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as opened:
-        yield opened
-
-
 def benchmark(driver: Driver, lines: int, *, prefix: str = "line") -> str:
     with driver.session() as session:
         run = runs.submit_benchmark(
@@ -134,11 +122,11 @@ def over_and_over(*calls: Callable[[], object]) -> Iterator[None]:
             raise raised[0]
 
 
-def test_workers_hear_of_a_cancel_before_a_large_run_has_ended(driver: Driver, client: redis.Redis) -> None:
+def test_workers_hear_of_a_cancel_before_a_large_run_has_ended(driver: Driver, redis_client: redis.Redis) -> None:
     run = benchmark(driver, LINES)
     cancel(driver, run)
     driver.dispatcher.step(block_s=0.01)
-    assert client.smembers(CANCELLED_KEY) == {f"run:{run}"}
+    assert redis_client.smembers(CANCELLED_KEY) == {f"run:{run}"}
     assert (open_lines(driver, run), driver.status(run)) == (LINES - cancelling.SLICE_LINES, "cancelling")
     driver.until(lambda: driver.is_done(run))
     assert driver.status(run) == "cancelled"

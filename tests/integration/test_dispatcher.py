@@ -50,18 +50,6 @@ def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Dr
     driving.close()
 
 
-@pytest.fixture
-def fake(redis_url: str) -> Iterator[FakeWorker]:
-    with FakeWorker(redis_url) as worker:
-        yield worker
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(redis_url, decode_responses=True) as opened:
-        yield opened
-
-
 def submit(driver: Driver, lines: int = 2, *, prefix: str = "line", **wanted: Any) -> str:
     with driver.session() as session:
         is_first = not runs.listed(session)
@@ -186,22 +174,22 @@ def test_an_engine_that_dies_costs_an_attempt_only_what_ran_alone(driver: Driver
 
 
 def test_a_worker_that_dies_before_it_mentions_its_chunk_is_a_loss_all_the_same(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     submit(driver)
     chunk = chunk_for(driver, fake)
-    client.set(claim_key(chunk.id), "fake/1")
+    redis_client.set(claim_key(chunk.id), "fake/1")
     fake.held = []
     driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
     assert driver.scalar("SELECT min(losses) FROM unit") == 1
 
 
-def test_a_lost_chunk_can_be_claimed_no_more(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+def test_a_lost_chunk_can_be_claimed_no_more(driver: Driver, fake: FakeWorker, redis_client: redis.Redis) -> None:
     submit(driver)
     chunk = chunk_for(driver, fake)
     fake.held = []
     driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
-    assert client.get(claim_key(chunk.id)) == LOST_CLAIM
+    assert redis_client.get(claim_key(chunk.id)) == LOST_CLAIM
 
 
 def test_a_model_that_fails_to_load_three_times_in_a_row_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
@@ -214,7 +202,7 @@ def test_a_model_that_fails_to_load_three_times_in_a_row_is_set_aside(driver: Dr
 
 
 def test_a_unit_that_takes_too_long_is_late_and_its_line_goes_on(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     run = submit(driver, 1)
     chunk = chunk_for(driver, fake)
@@ -223,7 +211,7 @@ def test_a_unit_that_takes_too_long_is_late_and_its_line_goes_on(
     driver.scalar("UPDATE chunk SET moved_at = now() - interval '2 minutes' RETURNING 1")
     driver.until(lambda: driver.is_done(run), also=fake.say)
     assert "no answer within 60 s" in str(driver.scalar("SELECT error FROM instance"))
-    driver.until(lambda: client.sismember(CANCELLED_KEY, chunk.requests[0].id), also=fake.say)
+    driver.until(lambda: redis_client.sismember(CANCELLED_KEY, chunk.requests[0].id), also=fake.say)
 
 
 def test_a_chunk_that_its_worker_has_not_begun_is_not_late(driver: Driver, fake: FakeWorker) -> None:
@@ -301,31 +289,31 @@ def test_runs_take_turns_at_a_model(driver: Driver, redis_url: str) -> None:
 
 
 def test_a_cancelled_run_is_announced_to_workers_again_after_redis_was_flushed(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     run = submit(driver)
     with driver.session() as session:
         runs.cancel(session, run)
-    driver.until(lambda: client.sismember(CANCELLED_KEY, f"run:{run}"))
-    client.flushdb()
-    driver.until(lambda: client.sismember(CANCELLED_KEY, f"run:{run}"))
+    driver.until(lambda: redis_client.sismember(CANCELLED_KEY, f"run:{run}"))
+    redis_client.flushdb()
+    driver.until(lambda: redis_client.sismember(CANCELLED_KEY, f"run:{run}"))
     assert driver.status(run) == "cancelled"
 
 
-def test_a_flushed_redis_loses_no_unit(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+def test_a_flushed_redis_loses_no_unit(driver: Driver, fake: FakeWorker, redis_client: redis.Redis) -> None:
     run = submit(driver, 4)
     driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk"))
-    client.flushdb()
+    redis_client.flushdb()
     driver.until(lambda: driver.is_done(run), also=fake.work)
     assert driver.scalar("SELECT count(*) FROM unit WHERE state = 'done'") == 4
 
 
 def test_a_model_that_queries_wait_for_is_loaded_and_the_demand_met(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     wanted = Model(source="stub:wanted")
     demand = Demand(model=wanted, since_s=time.time())
-    client.hset(DEMAND_KEY, wanted.key, demand.model_dump_json())
+    redis_client.hset(DEMAND_KEY, wanted.key, demand.model_dump_json())
     told: list[Any] = []
 
     def look() -> None:
@@ -335,14 +323,14 @@ def test_a_model_that_queries_wait_for_is_loaded_and_the_demand_met(
     driver.until(lambda: told, also=look)
     assert [load.model for load in told] == [wanted]
     fake.load(wanted)
-    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+    driver.until(lambda: not redis_client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
 
 
 def test_a_demanded_model_that_no_run_needs_goes_only_where_there_are_devices_for_it(
-    driver: Driver, fake: FakeWorker, client: redis.Redis, redis_url: str
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis, redis_url: str
 ) -> None:
     large = Model(source="stub:large", tensor_parallel=2)
-    client.hset(DEMAND_KEY, large.key, Demand(model=large, since_s=time.time()).model_dump_json())
+    redis_client.hset(DEMAND_KEY, large.key, Demand(model=large, since_s=time.time()).model_dump_json())
     told: list[Any] = []
     with FakeWorker(redis_url, "wide", device="cuda:0,1") as wide:
 
@@ -357,14 +345,14 @@ def test_a_demanded_model_that_no_run_needs_goes_only_where_there_are_devices_fo
 
 
 def test_a_demanded_model_that_no_run_needs_is_woken_where_it_sleeps(
-    driver: Driver, client: redis.Redis, redis_url: str
+    driver: Driver, redis_client: redis.Redis, redis_url: str
 ) -> None:
     wanted = Model(source="stub:wanted")
     with FakeWorker(redis_url, "a") as awake, FakeWorker(redis_url, "b") as dozing:
         dozing.asleep = (wanted.key,)
         dozing.say(loads=[LoadEvent(model_key=wanted.key, seconds=0.1, woken=True)])
         driver.until(lambda: driver.scalar("SELECT count(*) FROM load"), also=awake.say)
-        client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+        redis_client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
         told: list[Any] = []
 
         def look() -> None:
@@ -377,10 +365,10 @@ def test_a_demanded_model_that_no_run_needs_is_woken_where_it_sleeps(
 
 
 def test_only_a_load_for_queries_keeps_a_worker_for_them_and_only_once(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     wanted = Model(source="stub:wanted")
-    client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+    redis_client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
     driver.until(fake.loads, also=fake.say)
 
     def idle_s() -> float | None:
@@ -393,11 +381,11 @@ def test_only_a_load_for_queries_keeps_a_worker_for_them_and_only_once(
     before_s = idle_s()
     fake.load(wanted)  # as if for a chunk
     fake.say()
-    driver.until(lambda: not client.exists(DEMAND_KEY))
+    driver.until(lambda: not redis_client.exists(DEMAND_KEY))
     driver.step()
     assert (idle_s() or 0) > (before_s or 0)
 
-    demands = Demands(client)
+    demands = Demands(redis_client)
     demands.sent("a", "w", for_queries=False)
     assert demands.loading_at("w") == ["a"]
     assert not demands.loaded("a", "w")
@@ -405,10 +393,10 @@ def test_only_a_load_for_queries_keeps_a_worker_for_them_and_only_once(
 
 
 def test_a_worker_is_known_to_load_whatever_it_says_and_whatever_it_was_told(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     wanted = Model(source="stub:wanted")
-    client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+    redis_client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
     driver.until(fake.loads, also=fake.say)
     fake.loading = ("a", "b")
     fake.say()
@@ -421,24 +409,24 @@ def test_a_worker_is_known_to_load_whatever_it_says_and_whatever_it_was_told(
 
 
 def test_a_demand_whose_load_failed_is_taken_away_with_the_reason(
-    driver: Driver, fake: FakeWorker, client: redis.Redis
+    driver: Driver, fake: FakeWorker, redis_client: redis.Redis
 ) -> None:
     """And so is the next one for a while: nobody waits for what will not come."""
     wanted = Model(source="stub:wanted")
 
     def demand() -> None:
-        client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
+        redis_client.hset(DEMAND_KEY, wanted.key, Demand(model=wanted, since_s=time.time()).model_dump_json())
 
     demand()
     driver.until(fake.loads, also=fake.say)
     fake.say(loads=[LoadEvent(model_key=wanted.key, seconds=1.0, error="the worker is stopping", fault="engine")])
-    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
-    told = client.get(load_error_key(wanted.key))
+    driver.until(lambda: not redis_client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+    told = redis_client.get(load_error_key(wanted.key))
     assert told == "the worker is stopping"
     demand()
-    driver.until(lambda: not client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
+    driver.until(lambda: not redis_client.hexists(DEMAND_KEY, wanted.key), also=fake.say)
     fake.load(wanted)
-    driver.until(lambda: not client.exists(load_error_key(wanted.key)), also=fake.say)
+    driver.until(lambda: not redis_client.exists(load_error_key(wanted.key)), also=fake.say)
 
 
 def test_a_model_that_cannot_be_loaded_for_a_query_is_set_aside_at_once(driver: Driver, fake: FakeWorker) -> None:
@@ -481,10 +469,10 @@ def test_an_expert_that_was_quarantined_is_not_taken_in_by_its_removal(driver: D
         assert context.quarantined(session) == {"ada"}
 
 
-def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, client: redis.Redis) -> None:
+def test_a_message_that_makes_no_sense_is_left_out(driver: Driver, fake: FakeWorker, redis_client: redis.Redis) -> None:
     run = submit(driver, 2)
-    client.xadd("muster:progress", {"progress": "{not json"})
-    client.xadd("muster:progress", {"other": "field"})
+    redis_client.xadd("muster:progress", {"progress": "{not json"})
+    redis_client.xadd("muster:progress", {"other": "field"})
     driver.until(lambda: driver.is_done(run), also=fake.work)
 
 

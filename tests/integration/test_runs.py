@@ -42,12 +42,6 @@ def driver(engine: sa.Engine, settings: Settings, tmp_path: Path) -> Iterator[Dr
     driving.close()
 
 
-@pytest.fixture
-def fake(redis_url: str) -> Iterator[FakeWorker]:
-    with FakeWorker(redis_url) as worker:
-        yield worker
-
-
 class OneByOne(Recruiter):
     """Recruits ada, then cyd."""
 
