@@ -6,7 +6,6 @@ good by its chunk's lease.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import celery
@@ -22,6 +21,7 @@ from orchestrator.dispatch import chunks, forgetting, progress
 from orchestrator.dispatch.backlog import Backlog, BacklogReader, Window
 from orchestrator.dispatch.costs_reader import CostsReader
 from orchestrator.dispatch.demands import Demands
+from orchestrator.dispatch.roster import Roster
 from orchestrator.runs import cancelling
 from orchestrator.settings import Settings
 from orchestrator.storage import database
@@ -32,12 +32,10 @@ from workers.messages import (
     LOST_CLAIM,
     PREFETCH_TASK,
     PROGRESS_STREAM,
-    WORKER_STALE_S,
     Load,
     Model,
     Prefetch,
     Progress,
-    WorkerState,
     bulk_queue,
     claim_key,
     online_queue,
@@ -60,17 +58,6 @@ SERVED_KEPT = 1000
 _BEGIN = sa.text("SELECT")
 
 log = structlog.get_logger()
-
-
-@dataclass(kw_only=True)
-class _Seen:
-    """A worker as last heard of. `at_ms` and all like it: Redis's own clock, so that no other clock matters."""
-
-    state: WorkerState
-    at_ms: int
-    busy_at: float
-    chunk_at: float
-    online_at: float | None = None
 
 
 class Every:
@@ -104,7 +91,7 @@ class Dispatcher:
         self._backlogs = BacklogReader()
         self._costs = CostsReader()
         self._demands = Demands(client)
-        self._workers: dict[str, _Seen] = {}
+        self._roster = Roster(client, window_chunks=settings.window_chunks)
         self._served: dict[str, int] = {}
         """Run -> when it was last served, counted in chunks; the latest is the last."""
         self._prefetched: dict[str, str] = {}
@@ -138,40 +125,7 @@ class Dispatcher:
 
     def workers(self, windows: Mapping[str, Window]) -> list[residency.Worker]:
         """Workers heard of lately, as the plan sees them; `windows` says what is out at each."""
-        if not self._workers:
-            return []
-        seconds, micros = self._redis.time()
-        oldest_ms = seconds * 1000 + micros // 1000 - int(WORKER_STALE_S * 1000)
-        now = time.monotonic()
-        alive = []
-        for name, seen in self._workers.items():
-            if seen.at_ms < oldest_ms:
-                continue
-            window = windows.get(name, Window())
-            loading = dict.fromkeys([*seen.state.loading_keys, *self._demands.loading_at(name)])
-            if window.chunks:
-                seen.busy_at = seen.chunk_at = now
-            alive.append(
-                residency.Worker(
-                    name=name,
-                    engines=seen.state.engines,
-                    window=min(self._settings.window_chunks, seen.state.bulk_slots),
-                    devices=seen.state.devices,
-                    residents=seen.state.residents,
-                    resident=seen.state.resident,
-                    asleep=seen.state.asleep,
-                    whole=seen.state.whole,
-                    loading=tuple(key for key in loading if key not in seen.state.resident),
-                    out=window.chunks,
-                    is_alone=window.is_alone,
-                    is_unbounded=seen.state.device == "none",
-                    is_draining=seen.state.draining,
-                    idle_s=now - seen.busy_at,
-                    bulk_idle_s=now - seen.chunk_at,
-                    online_idle_s=None if seen.online_at is None else now - seen.online_at,
-                )
-            )
-        return alive
+        return self._roster.alive(windows, loading_at=self._demands.loading_at)
 
     def _commit_progress(self, block_s: float) -> None:
         """Commit the messages that wait, one transaction each: so many of them at most."""
@@ -225,27 +179,14 @@ class Dispatcher:
         self._note(message, int(position.partition("-")[0]))
 
     def _note(self, message: Progress, at_ms: int) -> None:
-        now = time.monotonic()
-        seen = self._workers.get(message.state.worker)
-        if seen is None:
-            seen = self._workers[message.state.worker] = _Seen(
-                state=message.state, at_ms=at_ms, busy_at=now, chunk_at=now
-            )
-        seen.state, seen.at_ms = message.state, at_ms
-        if message.chunks or message.ended:
-            seen.busy_at = seen.chunk_at = now
-        if message.loads:
-            seen.busy_at = now
-        if message.state.online_running:
-            seen.online_at = now
+        worker = message.state.worker
+        self._roster.note(message, at_ms)
         for load in message.loads:
-            log.info(
-                "load", worker=message.state.worker, model=load.model_key, s=round(load.seconds, 1), error=load.error
-            )
+            log.info("load", worker=worker, model=load.model_key, s=round(load.seconds, 1), error=load.error)
             if load.error is not None:
-                self._demands.failed(load.model_key, message.state.worker, load.error)
-            elif self._demands.loaded(load.model_key, message.state.worker):
-                seen.online_at = now
+                self._demands.failed(load.model_key, worker, load.error)
+            elif self._demands.loaded(load.model_key, worker):
+                self._roster.note_load_for_queries(worker)
         self._has_news = self._has_news or bool(message.finished or message.ended or message.loads)
 
     def _reap(self) -> None:
@@ -304,8 +245,8 @@ class Dispatcher:
     def _forget_workers(self) -> None:
         with database.session(self._engine) as session:
             gone = forgetting.workers(session, self._redis, unread_s=self._unread_s(session))
+        self._roster.forget(gone)
         for name in gone:
-            self._workers.pop(name, None)
             self._prefetched.pop(name, None)
         if gone:
             log.info("workers forgotten: not heard of for a day", workers=gone)
@@ -362,7 +303,7 @@ class Dispatcher:
 
     def _note_stay(self, action: residency.Send, window: Window) -> None:
         """Say so where a worker takes up another model, and for how long."""
-        if action.model_key not in (*self._workers[action.worker].state.resident, *window.chunks):
+        if action.model_key not in window.chunks and not self._roster.has(action.worker, action.model_key):
             source = self._backlogs.models[action.model_key].source
             log.info("a worker takes up a model", worker=action.worker, model=source, stay_s=round(action.stay_s, 1))
 
