@@ -1,6 +1,5 @@
 """The one check after each fault: nothing lost, nothing double, nothing computed again, the counts add up."""
 
-import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from tests.waiting import until
 
 GROWTH_BYTES = 40 << 20
 """A process that holds so much more than it did after its first work does not give memory back."""
-_START = re.compile(r"^(\d+\.\d+) (?:\d+)/unit-(\d+)$", re.MULTILINE)
 _DONE = "SELECT id, extract(epoch FROM ended_at)::float AS at FROM unit WHERE run_id = :run AND state = 'done'"
 
 
@@ -37,9 +35,7 @@ def judge(run: Run) -> Verdict:
     wall_s = time.time() - time.monotonic()
     done_at = {row.id: row.at - wall_s for row in run.house.rows(_DONE, run=run.id)}
     units = {row.id for row in run.house.rows("SELECT id FROM unit WHERE run_id = :run", run=run.id)}
-    starts = [
-        (float(at), int(unit)) for at, unit in _START.findall(run.house.journal.read_text()) if int(unit) in units
-    ]
+    starts = [(at, unit) for at, unit in run.house.starts() if unit in units]
     again = {unit for at, unit in starts if unit in done_at and at > done_at[unit]}
     return Verdict(
         lost=lost,

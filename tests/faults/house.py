@@ -27,13 +27,15 @@ from tests.faults import parts
 from tests.faults.parts import Part
 from tests.stack import WEIGHTS, free_port, give_weights
 from tests.waiting import until
-from workers.messages import WORKERS_KEY, WorkerState
+from workers.messages import PROGRESS_STREAM, WORKERS_KEY, WorkerState
 
 LEASE_S = 3.0
-_HOLDER = """
-    SELECT chunk.worker FROM unit JOIN chunk ON chunk.id = unit.chunk_id
-    WHERE unit.run_id = :run AND unit.state = 'sent' GROUP BY chunk.worker ORDER BY count(*) DESC, worker LIMIT 1
+_HOLDERS = """
+    SELECT chunk.worker, array_agg(unit.id) AS units FROM unit JOIN chunk ON chunk.id = unit.chunk_id
+    WHERE unit.run_id = :run AND unit.state = 'sent' GROUP BY chunk.worker ORDER BY count(*) DESC, worker
 """
+_READ_TO = "SELECT position FROM stream_position WHERE stream = :stream"
+_START = re.compile(r"^(\d+\.\d+) (?:\d+)/unit-(\d+)$", re.MULTILINE)
 _PORT = re.compile(r"(?<=:)\d+(?=/\d+$)")
 
 
@@ -147,6 +149,15 @@ class House:
     def execute(self, statement: str, **values: object) -> None:
         with self.engine.begin() as connection:
             connection.execute(sa.text(statement), values)
+
+    def starts(self) -> list[tuple[float, int]]:
+        """Every unit that an engine began, with the moment, by the monotonic clock: as the engines noted it down."""
+        return [(float(at), int(unit)) for at, unit in _START.findall(self.journal.read_text())]
+
+    def has_read(self, position: str) -> bool:
+        """Whether what workers told up to here is committed."""
+        read = str(self.value(_READ_TO, stream=PROGRESS_STREAM) or "0")
+        return _order(read) >= _order(position)
 
     def stub(self, name: str, **options: object) -> str:
         """A stub model that notes down what it starts."""
@@ -305,9 +316,21 @@ class Run:
         until(lambda: self.units("state = 'done'") >= units or self.has_ended(), timeout_s=timeout_s)
 
     def kill_holder(self) -> None:
-        """kill -9 the worker that most of its units are out with."""
-        (name,) = until(lambda: [row.worker for row in self.house.rows(_HOLDER, run=self.id)])
-        self.house.parts[name].kill()
+        """kill -9 a worker that is in the middle of some of its units: begun by its engine, and not told of."""
+        until(lambda: any(self._is_caught(row.worker) for row in self.house.rows(_HOLDERS, run=self.id)))
+
+    def _is_caught(self, worker: str) -> bool:
+        """Stop the worker where it stands, hear all it has told, and kill it if there is more that it began."""
+        part = self.house.parts[worker]
+        part.freeze()
+        told = str(self.house.redis.xinfo_stream(PROGRESS_STREAM)["last-generated-id"])
+        until(lambda: self.house.has_read(told))
+        held = {row.worker: row.units for row in self.house.rows(_HOLDERS, run=self.id)}.get(worker, [])
+        if {unit for _, unit in self.house.starts()}.intersection(held):
+            part.kill()
+            return True
+        part.thaw()
+        return False
 
     def wait_end(self, *, timeout_s: float = 40.0) -> None:
         until(self.has_ended, timeout_s=timeout_s)
@@ -321,6 +344,11 @@ class Run:
         """What the API says of it."""
         shown: dict[str, Any] = self.house.http.get(f"/v1/benchmarks/{self.id}").raise_for_status().json()
         return shown
+
+
+def _order(position: str) -> tuple[int, ...]:
+    """Positions in a stream compare as numbers."""
+    return tuple(int(number) for number in position.split("-"))
 
 
 def until_raises_nothing(look: Callable[[], object], *, timeout_s: float) -> None:

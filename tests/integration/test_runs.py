@@ -213,7 +213,8 @@ def test_a_model_that_cannot_be_loaded_is_set_aside_and_the_next_expert_is_recru
     assert driver.scalar("SELECT count(*) FROM unit WHERE expert <> 'bad' AND state = 'done'") == 40
     instead = driver.scalar("SELECT count(*) FROM unit WHERE expert = 'bad'")
     assert instead == driver.scalar("SELECT count(*) FROM unit WHERE round = 1")
-    assert instead == driver.scalar("SELECT count(*) FROM instance WHERE fused->>'note' LIKE '%bad failed%'")
+    replaced = "SELECT count(*) FROM instance WHERE decision->>'recruits' LIKE '%instead of bad%'"
+    assert instead == driver.scalar(replaced)
 
 
 def test_a_line_that_every_expert_leaves_without_an_answer_is_an_error(
