@@ -96,12 +96,16 @@ def _kill_in_turn(house: House, run: Run, every_s: float) -> list[float]:
     away: dict[str, float] = {}
     down_s: list[float] = []
 
-    def look() -> bool:
-        nonlocal next_s
+    def are_back() -> bool:
         for name, killed_at in list(away.items()):
             state = house.state(name)
             if state is not None and state.at > killed_at:
                 down_s.append(state.at - away.pop(name))
+        return not away
+
+    def look() -> bool:
+        nonlocal next_s
+        are_back()
         if time.monotonic() >= next_s:
             worker = next(workers)
             worker.kill()
@@ -111,6 +115,7 @@ def _kill_in_turn(house: House, run: Run, every_s: float) -> list[float]:
         return run.has_ended()
 
     until(look, timeout_s=1500)
+    until(are_back, timeout_s=30)
     return down_s
 
 
