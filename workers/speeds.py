@@ -13,7 +13,7 @@ WINDOW_S = 0.2
 MOSTLY = 0.9
 """A window tells the speed of a full batch if so much of its time was spent in one."""
 CHEAPEST = 1e-3
-"""A prompt token costs no less than this part of a completion's, and the other way round."""
+"""A prompt token costs no less than this part of a completion's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,5 +106,9 @@ class Speeds:
         determinant = pp * dd - pd * pd
         prompt_s = (self._pt * dd - self._dt * pd) / determinant
         completion_s = (self._dt * pp - self._pt * pd) / determinant
-        prompt_s, completion_s = max(prompt_s, CHEAPEST * completion_s), max(completion_s, CHEAPEST * prompt_s)
+        if completion_s < prompt_s:
+            # A completion's token is computed as a prompt's is, and alone: it is never cheaper. The best fit with both
+            # alike, T = (P + D) a.
+            prompt_s = completion_s = (self._pt + self._dt) / (self._pp + 2 * self._pd + self._dd)
+        prompt_s = max(prompt_s, CHEAPEST * completion_s)
         return 1 / prompt_s, 1 / completion_s

@@ -117,7 +117,8 @@ class _Planning:
 
     def _switch(self, worker: Worker) -> None:
         """Take the next model, unless there is a reason to wait for more work for the present one."""
-        if online.is_held(worker) or self._is_held_upstream(worker):
+        is_held = online.is_held(worker) and worker.bulk_idle_s < overdue.BULK_TURN_S
+        if is_held or self._is_held_upstream(worker):
             return
         if (key := self._choice.next(worker)) is None:
             able = [key for key, queue in self._work.queues.items() if self._work.can_run(worker, queue)]

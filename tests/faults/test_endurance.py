@@ -32,7 +32,7 @@ SLOWER = 1.5
 def test_a_batch_whose_workers_are_killed_again_and_again_loses_no_line(
     house: House, fault: Fault, is_full: bool
 ) -> None:
-    count, every_s = (10_000, 10.0) if is_full else (500, 2.0)
+    count, every_s = (10_000, 10.0) if is_full else (500, 4.0)
     model = house.stub("one", latency_s=0.05)
     house.pool({"ada": model, "bob": model})
     undisturbed = batch.submit(house, batch.requests(count))

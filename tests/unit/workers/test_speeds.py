@@ -65,3 +65,12 @@ def test_the_pace_of_one_answer_is_kept_beside() -> None:
     speeds.answered(20, 2.0, online=False)
     assert speeds.speed is not None
     assert speeds.speed.answer_tps == pytest.approx(10.0)
+
+
+def test_a_completions_token_is_never_cheaper_than_a_prompts() -> None:
+    speeds = Speeds()
+    for prompt, completion, busy_s in ((1000, 10, 5.0), (1010, 1000, 5.5), (3000, 1100, 15.5)):
+        speeds.at(prompt, completion, busy_s, busy_s)
+    speed = speeds.speed
+    assert speed is not None
+    assert speed.decode_tps == speed.prefill_tps

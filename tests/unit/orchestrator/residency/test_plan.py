@@ -232,6 +232,14 @@ def test_queries_that_wait_for_one_model_after_another_give_way_to_overdue_work_
     ]
 
 
+def test_queries_do_not_keep_a_worker_from_waiting_bulk_for_longer_than_a_turn() -> None:
+    held: dict[str, Any] = {"resident": ("a",), "online_idle_s": 0.0}
+    assert plan([queue("b", 10)], [worker(bulk_idle_s=residency.BULK_TURN_S - 1, **held)]) == []
+    assert plan([queue("b", 10)], [worker(bulk_idle_s=residency.BULK_TURN_S, **held)]) == [
+        Send(worker="w", model_key="b")
+    ]
+
+
 def test_an_overdue_suspect_gets_its_turn() -> None:
     queues = [queue("a", 900, oldest_s=1.0), queue("b", suspects=1, suspect_s=residency.GRACE_S + 2.0)]
     assert plan(queues, [worker(resident=("a",))]) == [Send(worker="w", model_key="b", alone=True)]
