@@ -45,6 +45,7 @@ class FakeWorker:
         self.asleep: tuple[str, ...] = ()
         self.loading: tuple[str, ...] = ()
         self.held: list[Chunk] = []
+        self.started_at = 1.0
 
     def __enter__(self) -> Self:
         self.say()
@@ -77,6 +78,7 @@ class FakeWorker:
         state = WorkerState(
             worker=self.name,
             at=time.time(),
+            started_at=self.started_at,
             device=self._device,
             engines=self._engines,
             resident=self.resident,

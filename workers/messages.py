@@ -228,6 +228,8 @@ class WorkerState(Value):
     worker: str
     at: float
     """Unix time of this state."""
+    started_at: float = 0.0
+    """Unix time at which its process started, by its own clock: tells its lives apart. 0: not told."""
     device: str
     """"cpu", "cuda:0", "cuda:0,1" (a tensor-parallel group) … or "none" (remote and stub engines only)."""
     engines: tuple[str, ...]

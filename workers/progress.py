@@ -48,8 +48,9 @@ class Reporter:
 
     def begin(self, chunk_id: int) -> None:
         """Something of a chunk that is held has entered the engine."""
-        if chunk_id in self._held:
+        if self._held.get(chunk_id) is False:
             self._held[chunk_id] = True
+            self._news.set()
 
     def holds(self, chunk_id: int) -> bool:
         return chunk_id in self._held

@@ -34,6 +34,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._started_at = time.time()
         self._draining = False
         self.lost: str | None = None
         """Why its device is gone: it takes on nothing more, and ends."""
@@ -79,6 +80,7 @@ class Worker:
         return WorkerState(
             worker=self._settings.name,
             at=time.time(),
+            started_at=self._started_at,
             device=self._settings.device,
             engines=self._settings.engines,
             resident=self._residency.resident_keys,

@@ -8,17 +8,23 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator.runs import instances
+from workers.messages import WorkerState
 
 SUSPECT_LOSSES = 2
-"""A unit whose worker was lost so often runs alone from then on."""
+"""A unit whose worker was lost so often is a suspect: it runs among suspects, and after one more loss alone."""
+SUSPECTS_TOGETHER = 16
+"""Most of them were neighbours of a poisonous unit, or of none."""
+IDLE_LOSSES_MAX = 10
+"""So many losses more, before it was known to be in an engine, and a unit is set aside all the same."""
 
+_LOSSES_ANY = 2**31 - 1
 _UNIT_PREFIX = "unit-"
 _CREATE = sa.text(
     """
     WITH picked AS (
         SELECT id FROM unit
         WHERE state = 'pending' AND model_key = :model_key AND run_id = :run_id
-          AND (losses >= :suspect) = :alone
+          AND losses BETWEEN :fewest AND :most
           AND NOT EXISTS (SELECT FROM run WHERE id = :run_id AND status IN ('cancelling', 'finalizing'))
         ORDER BY id LIMIT :size FOR UPDATE SKIP LOCKED
     ), made AS (
@@ -34,7 +40,10 @@ _CREATE = sa.text(
 )
 _RENEW = sa.text(
     """
-    UPDATE chunk SET lease_until = now() + make_interval(secs => :lease_s), held = true,
+    UPDATE chunk SET
+        lease_until = now() + make_interval(secs => :lease_s),
+        held = true,
+        holder_started_at = :started_at,
         moved_at = CASE
             WHEN id = ANY(CAST(:moved AS bigint[])) THEN now()
             WHEN id = ANY(CAST(:begun AS bigint[])) THEN coalesce(moved_at, now())
@@ -44,11 +53,18 @@ _RENEW = sa.text(
 )
 _END = sa.text(
     "UPDATE chunk SET state = 'ended' WHERE id = ANY(CAST(:ids AS bigint[])) AND worker = :worker AND state = 'sent'"
-    " RETURNING id, alone"
+    " RETURNING id, alone AND units = 1 AS alone"
 )
-_OVERDUE = sa.text(
-    "SELECT id, held, alone FROM chunk WHERE state = 'sent' AND lease_until < now() - make_interval(secs => :unread_s)"
-    " ORDER BY id"
+_LOST = sa.text(
+    """
+    SELECT chunk.id, held, alone AND units = 1 AS alone, moved_at IS NOT NULL AS begun
+    FROM chunk LEFT JOIN worker ON worker.name = chunk.worker
+    WHERE chunk.state = 'sent' AND (
+        lease_until < now() - make_interval(secs => :unread_s)
+        OR holder_started_at < (worker.state->>'started_at')::float
+    )
+    ORDER BY chunk.id
+    """
 )
 _TOO_LONG = sa.text(
     "SELECT id FROM chunk WHERE state = 'sent' AND moved_at < now() - make_interval(secs => :late_s + :unread_s)"
@@ -60,11 +76,15 @@ _GIVE_BACK = sa.text(
     UPDATE unit SET
         losses = losses + :loss,
         attempts = attempts + :attempt,
-        state = CASE WHEN attempts + :attempt >= :max_attempts THEN 'failed' ELSE 'pending' END,
-        completion = CASE WHEN attempts + :attempt >= :max_attempts THEN CAST(:poison AS jsonb) END,
-        ended_at = CASE WHEN attempts + :attempt >= :max_attempts THEN now() END,
+        state = CASE WHEN out.is_poison THEN 'failed' ELSE 'pending' END,
+        completion = CASE WHEN out.is_poison THEN CAST(:poison AS jsonb) END,
+        ended_at = CASE WHEN out.is_poison THEN now() END,
         chunk_id = NULL
-    WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'
+    FROM (
+        SELECT id, attempts + :attempt >= :max_attempts OR losses + :loss >= :max_losses AS is_poison
+        FROM unit WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'
+    ) AS out
+    WHERE unit.id = out.id
     """
 )
 _FAIL_OUT = sa.text(
@@ -89,13 +109,16 @@ class NewChunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overdue:
-    """A chunk whose lease has passed."""
+class Lost:
+    """A chunk that is lost."""
 
     id: int
     held: bool
     """Some progress mentioned it."""
+    begun: bool
+    """Some progress told that a unit of it had entered an engine."""
     alone: bool
+    """It was one suspect's."""
 
 
 def request_id(unit_id: int) -> str:
@@ -114,28 +137,33 @@ def create(
 ) -> NewChunk | None:
     """Take the oldest waiting units of a run and model into a new chunk; None if there are none.
 
-    Those of a run that is called off wait for their end only.
+    `alone`: suspects, in a chunk that has its worker to itself. Those of a run that is called off wait for their end.
     """
-    rows = session.execute(
-        _CREATE,
-        {
-            "run_id": run_id,
-            "model_key": model_key,
-            "worker": worker,
-            "size": 1 if alone else size,
-            "lease_s": lease_s,
-            "alone": alone,
-            "suspect": SUSPECT_LOSSES,
-        },
-    ).all()
-    if not rows:
+    picks = [(0, SUSPECT_LOSSES - 1, size)]
+    if alone:
+        picks = [
+            (SUSPECT_LOSSES, SUSPECT_LOSSES, min(size, SUSPECTS_TOGETHER)),
+            (SUSPECT_LOSSES + 1, _LOSSES_ANY, 1),
+        ]
+    chunk = {"run_id": run_id, "model_key": model_key, "worker": worker, "lease_s": lease_s, "alone": alone}
+    for fewest, most, units in picks:
+        rows = session.execute(_CREATE, {**chunk, "fewest": fewest, "most": most, "size": units}).all()
+        if rows:
+            break
+    else:
         return None
     requests = tuple({**row.request, "id": request_id(row.id)} for row in sorted(rows, key=lambda row: row.id))
     return NewChunk(id=rows[0].chunk_id, run_id=run_id, requests=requests)
 
 
 def renew(
-    session: Session, ids: Sequence[int], *, begun: Collection[int], moved: Collection[int], worker: str, lease_s: float
+    session: Session,
+    ids: Sequence[int],
+    *,
+    begun: Collection[int],
+    moved: Collection[int],
+    state: WorkerState,
+    lease_s: float,
 ) -> None:
     """Extend the leases of chunks that a worker holds, by the database's clock.
 
@@ -143,7 +171,7 @@ def renew(
     """
     if ids:
         news = {"ids": list(ids), "begun": list(begun), "moved": list(moved)}
-        session.execute(_RENEW, {**news, "worker": worker, "lease_s": lease_s})
+        session.execute(_RENEW, {**news, "worker": state.worker, "started_at": state.started_at, "lease_s": lease_s})
 
 
 def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool, max_attempts: int) -> None:
@@ -161,25 +189,30 @@ def end(session: Session, ids: Sequence[int], *, worker: str, is_draining: bool,
             _give_back(session, closed, state="ended", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
-def overdue(session: Session, *, unread_s: float) -> list[Overdue]:
-    """Chunks whose lease had passed `unread_s` ago, oldest first: what was told since and is not read may renew."""
-    rows = session.execute(_OVERDUE, {"unread_s": unread_s})
-    return [Overdue(id=row.id, held=row.held, alone=row.alone) for row in rows]
+def lost(session: Session, *, unread_s: float) -> list[Lost]:
+    """Chunks that are lost, oldest first.
+
+    Their lease had passed `unread_s` ago (what was told since and is not read may renew), or their worker was started
+    again since it last mentioned them.
+    """
+    rows = session.execute(_LOST, {"unread_s": unread_s})
+    return [Lost(id=row.id, held=row.held, begun=row.begun, alone=row.alone) for row in rows]
 
 
-def take_back(session: Session, lost: Sequence[Overdue], *, claimed: Collection[int], max_attempts: int) -> None:
+def take_back(session: Session, gone: Sequence[Lost], *, claimed: Collection[int], max_attempts: int) -> None:
     """Give up chunks: their units wait again, under the next fence.
 
     A chunk that was never `claimed`, nor mentioned by any progress, was lost as a message, which says nothing about
-    its units. A loss counts against units whose worker had them; only a loss while alone costs an attempt.
+    its units. A loss counts against units whose worker had them. It costs an attempt only while alone, and if the unit
+    was in an engine, or the worker died too soon to tell: what waited for its model to load did not kill anybody.
     """
-    had = {chunk.id for chunk in lost if chunk.held or chunk.id in claimed}
-    unseen = [chunk.id for chunk in lost if chunk.id not in had]
-    together = [chunk.id for chunk in lost if chunk.id in had and not chunk.alone]
-    alone = [chunk.id for chunk in lost if chunk.id in had and chunk.alone]
-    for ids, loss, attempt in ((unseen, 0, 0), (together, 1, 0), (alone, 1, 1)):
+    had = [chunk for chunk in gone if chunk.held or chunk.id in claimed]
+    tried = {chunk.id for chunk in had if chunk.alone and (chunk.begun or not chunk.held)}
+    unseen = {chunk.id for chunk in gone} - {chunk.id for chunk in had}
+    waited = {chunk.id for chunk in had} - tried
+    for ids, loss, attempt in ((unseen, 0, 0), (waited, 1, 0), (tried, 1, 1)):
         if ids:
-            _give_back(session, ids, state="lost", max_attempts=max_attempts, loss=loss, attempt=attempt)
+            _give_back(session, sorted(ids), state="lost", max_attempts=max_attempts, loss=loss, attempt=attempt)
 
 
 def fail_late(session: Session, *, late_s: float, unread_s: float) -> list[int]:
@@ -209,9 +242,8 @@ def _give_back(
     if not owners:
         return
     instances.lock(session, owners)
-    session.execute(
-        _GIVE_BACK,
-        {"ids": ids, "loss": loss, "attempt": attempt, "max_attempts": max_attempts, "poison": _POISON},
-    )
-    if attempt:
+    charged = {"loss": loss, "attempt": attempt}
+    most = {"max_attempts": max_attempts, "max_losses": SUSPECT_LOSSES + max_attempts + IDLE_LOSSES_MAX}
+    session.execute(_GIVE_BACK, {"ids": ids, "poison": _POISON, **charged, **most})
+    if loss:
         instances.wake(session, owners)

@@ -47,6 +47,8 @@ PLAN_S = 0.5
 """How often to plan when nothing was heard: the stager may have made units."""
 PLAN_SOON_S = 0.05
 """How often to plan at most."""
+HEARD_S = 6.0
+"""After Redis was away: workers that live have found it again and spoken by then."""
 ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
@@ -86,6 +88,8 @@ class Dispatcher:
         self._position: str | None = None
         self._read_to = 0.0
         """The moment up to which all progress is committed, by the monotonic clock."""
+        self._is_heard_at = 0.0
+        """From then on workers that live can be expected to have spoken: later than now if Redis was away."""
         self._has_called_off = False
         """A run may have lines that are still to be ended."""
         self._backlogs = BacklogReader()
@@ -132,14 +136,21 @@ class Dispatcher:
         if self._position is None:
             with database.session(self._engine) as session:
                 self._position = progress.position(session)
-        messages = _messages(
-            self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
-        )
+        try:
+            messages = _messages(
+                self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
+            )
+        except redis.RedisError:
+            self._is_heard_at = time.monotonic() + HEARD_S
+            raise
         read_at = time.monotonic()
         for position, fields in messages:
             self._commit(position, fields)
             self._position = position
-        self._read_to = read_at if len(messages) < MESSAGES else time.monotonic() - self._age_s(messages[-1][0])
+        if len(messages) == MESSAGES:
+            self._read_to = time.monotonic() - self._age_s(messages[-1][0])
+        elif read_at >= self._is_heard_at:
+            self._read_to = read_at
 
     def _age_s(self, position: str) -> float:
         """Since a message was sent."""
@@ -191,7 +202,7 @@ class Dispatcher:
 
     def _reap(self) -> None:
         with database.session(self._engine) as session:
-            lost = chunks.overdue(session, unread_s=self._unread_s(session))
+            lost = chunks.lost(session, unread_s=self._unread_s(session))
             claimed = self._call_off([chunk.id for chunk in lost])
             chunks.take_back(session, lost, claimed=claimed, max_attempts=self._settings.max_attempts)
         if lost:

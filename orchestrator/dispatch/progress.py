@@ -35,7 +35,8 @@ _FINISH = sa.text(
         device_s = device_s + coalesce((news.completion->>'device_s')::float, 0),
         load_s = load_s + coalesce((news.completion->>'load_s')::float, 0)
     FROM (
-        SELECT told.*, CASE told.outcome WHEN 'retry' THEN 1 WHEN 'lost' THEN chunk.alone::int ELSE 0 END AS attempt
+        SELECT told.*, CASE told.outcome
+            WHEN 'retry' THEN 1 WHEN 'lost' THEN (chunk.alone AND chunk.units = 1)::int ELSE 0 END AS attempt
         FROM jsonb_to_recordset(CAST(:news AS jsonb))
             AS told(id bigint, chunk_id bigint, outcome text, completion jsonb)
         JOIN chunk ON chunk.id = told.chunk_id
@@ -119,7 +120,7 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
         message.chunks,
         begun=message.chunks if message.begun is None else message.begun,
         moved={each.chunk_id for each in message.finished},
-        worker=worker,
+        state=message.state,
         lease_s=lease_s,
     )
     chunks.end(session, message.ended, worker=worker, is_draining=message.state.draining, max_attempts=max_attempts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Send:
-    """Send chunks of a model's waiting units to a worker. `alone`: one suspect unit."""
+    """Send chunks of a model's waiting units to a worker. `alone`: one chunk of suspects."""
 
     worker: str
     model_key: str

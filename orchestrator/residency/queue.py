@@ -13,7 +13,7 @@ class Queue:
     units: int = 0
     """Units waiting, suspects not counted."""
     suspects: int = 0
-    """Units waiting that were lost twice: each runs alone."""
+    """Units waiting that were lost twice: they run apart from others."""
     tokens: int = 0
     """Tokens the units are expected to take, prompts and completions; 0: unknown."""
     prompt_tokens: int = 0

@@ -265,9 +265,11 @@ class ChunkRow(SQLModel, table=True):
     held: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
     """Some progress mentioned it: losing it is the loss of a worker, and not of a message."""
     alone: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
-    """It carries one suspect unit and had its worker to itself."""
+    """It carries suspects, and had its worker to itself."""
     moved_at: dt.datetime | None = _time()
     """When its worker began it, or last finished a unit of it; None: it waits for its model, or for its turn."""
+    holder_started_at: float | None = None
+    """`WorkerState.started_at` of the progress that last mentioned it."""
     lease_until: dt.datetime | None = _time()
     """Renewed by progress that mentions it; past it the chunk is lost and its units are pending again."""
 
@@ -305,7 +307,7 @@ class UnitRow(SQLModel, table=True):
     attempts: int = 0
     """Tries that failed by its own fault."""
     losses: int = 0
-    """Times its worker was lost; after two it runs alone."""
+    """Times its worker was lost; after two it runs among suspects, then alone."""
     completion: Json | None = _json_or_none()
     """`workers.messages.Completion` without its id."""
     device_s: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})

@@ -32,11 +32,12 @@ SLOWER = 1.5
 def test_a_batch_whose_workers_are_killed_again_and_again_loses_no_line(
     house: House, fault: Fault, is_full: bool
 ) -> None:
-    count, every_s = (10_000, 10.0) if is_full else (500, 4.0)
+    count = 10_000 if is_full else 1_000
     model = house.stub("one", latency_s=0.05)
     house.pool({"ada": model, "bob": model})
     undisturbed = batch.submit(house, batch.requests(count))
     undisturbed.wait_end(timeout_s=1500)
+    every_s = 10.0 if is_full else min(2.0, _seconds(undisturbed) / 3)
     with fault.attempt():
         disturbed = batch.submit(house, batch.requests(count))
         down_s = _kill_in_turn(house, disturbed, every_s)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from orchestrator import residency
-from orchestrator.dispatch import chunks
+from orchestrator.dispatch import chunks, dispatcher
 from orchestrator.dispatch.backlog import BacklogReader
 from orchestrator.dispatch.costs_reader import CostsReader
 from orchestrator.dispatch.demands import Demands
@@ -91,7 +92,7 @@ def test_a_message_that_never_arrived_is_no_loss_of_a_worker(driver: Driver, fak
     assert driver.scalar("SELECT max(losses) FROM unit") == 0
 
 
-def test_a_unit_lost_twice_runs_alone_and_a_poisonous_one_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
+def test_a_unit_lost_thrice_runs_alone_and_a_poisonous_one_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
     run = submit(driver, 3)
     sizes = []
 
@@ -106,9 +107,9 @@ def test_a_unit_lost_twice_runs_alone_and_a_poisonous_one_is_set_aside(driver: D
             fake.held = []
 
     driver.until(lambda: driver.is_done(run), also=die_with_the_poison, timeout_s=40)
-    # Twice all together, then each alone; the poison dies alone as often as a unit may fail.
-    assert sizes[:2] == [3, 3]
-    assert sorted(sizes[2:]) == [1] * (2 + driver.settings.max_attempts)
+    # Twice all together, once as suspects, then each alone; the poison dies alone as often as a unit may fail.
+    assert sizes[:3] == [3, 3, 3]
+    assert sorted(sizes[3:]) == [1] * (2 + driver.settings.max_attempts)
     lines = {line["id"]: line for line in driver.lines(run)}
     assert "died each time it ran this alone" in lines["line1"]["error"]
     assert lines["line0"]["error"] is lines["line2"]["error"] is None
@@ -182,6 +183,58 @@ def test_a_worker_that_dies_before_it_mentions_its_chunk_is_a_loss_all_the_same(
     fake.held = []
     driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"), also=fake.say)
     assert driver.scalar("SELECT min(losses) FROM unit") == 1
+
+
+def test_a_healthy_unit_whose_worker_dies_while_it_waits_for_its_model_is_no_poison(
+    driver: Driver, fake: FakeWorker
+) -> None:
+    run = submit(driver, 1)
+    for _ in range(2 + 2 * driver.settings.max_attempts):
+        driver.until(fake.take, also=lambda: fake.say(begun=[]))
+        fake.say(begun=[])
+        fake.held = []
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    assert driver.scalar("SELECT attempts FROM unit") == 0
+    assert driver.scalar("SELECT losses FROM unit") == 2 + 2 * driver.settings.max_attempts
+    assert driver.scalar("SELECT error FROM instance") is None
+
+
+def test_a_unit_whose_worker_dies_without_end_before_it_begins_is_set_aside(driver: Driver, fake: FakeWorker) -> None:
+    run = submit(driver, 1)
+
+    def die_waiting() -> None:
+        fake.say(begun=[])
+        fake.take()
+        fake.say(begun=[])
+        fake.held = []
+
+    driver.until(lambda: driver.is_done(run), also=die_waiting, timeout_s=60)
+    assert "it is set aside" in str(driver.scalar("SELECT error FROM instance"))
+    most = chunks.SUSPECT_LOSSES + driver.settings.max_attempts + chunks.IDLE_LOSSES_MAX
+    assert driver.scalar("SELECT losses FROM unit") == most
+
+
+def test_what_a_killed_worker_held_is_not_waited_for_once_it_is_started_again(
+    engine: sa.Engine, settings: Settings, fake: FakeWorker
+) -> None:
+    driver = Driver(engine, settings.model_copy(update={"question_set": seeds.SET_NAME, "lease_s": 600.0}))
+    run = submit(driver, 2)
+    old = chunk_for(driver, fake)
+    fake.say()
+    fake.started_at = 2.0
+    again = chunk_for(driver, fake)
+    assert again.id > old.id
+    fake.say()
+    # A last word of the former life, if it was not dead after all, takes nothing from the present one.
+    fake.started_at = 1.0
+    fake.say(chunks=[])
+    time.sleep(dispatcher.REAP_S)
+    driver.step()
+    assert driver.scalar("SELECT state FROM chunk WHERE id = :id", id=again.id) == "sent"
+    fake.started_at = 2.0
+    driver.until(lambda: driver.is_done(run), also=fake.work)
+    assert driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'") == 1
+    driver.close()
 
 
 def test_a_lost_chunk_can_be_claimed_no_more(driver: Driver, fake: FakeWorker, redis_client: redis.Redis) -> None:
@@ -506,6 +559,28 @@ def test_a_restarted_dispatcher_reads_on_where_the_last_one_stopped(driver: Driv
     successor.until(lambda: successor.is_done(run), also=fake.say)
     successor.close()
     assert driver.scalar("SELECT count(*) FROM chunk") == 1
+
+
+def test_workers_are_given_time_to_speak_after_the_broker_was_away(
+    driver: Driver, fake: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "HEARD_S", 3.0)
+    submit(driver)
+    chunk_for(driver, fake)
+    fake.say()
+    driver.step()
+    with monkeypatch.context() as patched:
+        patched.setattr(redis.Redis, "xread", Mock(side_effect=redis.ConnectionError))
+        with pytest.raises(redis.ConnectionError):
+            driver.step()
+        driver.dispatcher.forget()
+    time.sleep(2 * driver.settings.lease_s)
+    driver.step()
+    time.sleep(dispatcher.REAP_S)
+    driver.step()
+    assert driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'") == 0
+    # Whoever is silent past that is lost.
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'"))
 
 
 def test_a_worker_that_just_worked_is_not_taken_for_idle(driver: Driver, fake: FakeWorker) -> None:
