@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from orchestrator.runs import instances
+from orchestrator.storage import database
 from workers.messages import WorkerState
 
 SUSPECT_LOSSES = 2
@@ -43,7 +44,9 @@ _RENEW = sa.text(
     UPDATE chunk SET
         lease_until = now() + make_interval(secs => :lease_s),
         held = true,
-        holder_started_at = :started_at,
+        holder_started_at = greatest(
+            :started_at, (SELECT (state->>'started_at')::float FROM worker WHERE name = :worker)
+        ),
         moved_at = CASE
             WHEN id = ANY(CAST(:moved AS bigint[])) THEN now()
             WHEN id = ANY(CAST(:begun AS bigint[])) THEN coalesce(moved_at, now())
@@ -77,7 +80,7 @@ _GIVE_BACK = sa.text(
         losses = losses + :loss,
         attempts = attempts + :attempt,
         state = CASE WHEN out.is_poison THEN 'failed' ELSE 'pending' END,
-        completion = CASE WHEN out.is_poison THEN CAST(:poison AS jsonb) END,
+        completion = CASE WHEN out.is_poison THEN CAST(:verdict AS jsonb) END,
         ended_at = CASE WHEN out.is_poison THEN now() END,
         chunk_id = NULL
     FROM (
@@ -93,10 +96,8 @@ _FAIL_OUT = sa.text(
     WHERE chunk_id = ANY(CAST(:ids AS bigint[])) AND state = 'sent'
     """
 )
-_POISON = (
-    '{"finish_reason": "error", "fault": "request",'
-    ' "error": "the worker died each time it ran this alone, or gave it back: it is set aside"}'
-)
+_POISON = "the worker died each time it ran this alone, or gave it back: it is set aside"
+_UNLUCKY = "its worker died again and again before it could begin this: it is set aside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +245,7 @@ def _give_back(
     instances.lock(session, owners)
     charged = {"loss": loss, "attempt": attempt}
     most = {"max_attempts": max_attempts, "max_losses": SUSPECT_LOSSES + max_attempts + IDLE_LOSSES_MAX}
-    session.execute(_GIVE_BACK, {"ids": ids, "poison": _POISON, **charged, **most})
+    verdict = {"finish_reason": "error", "fault": "request", "error": _POISON if attempt else _UNLUCKY}
+    session.execute(_GIVE_BACK, {"ids": ids, "verdict": database.dump_json(verdict), **charged, **most})
     if loss:
         instances.wake(session, owners)

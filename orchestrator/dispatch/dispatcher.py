@@ -47,8 +47,8 @@ PLAN_S = 0.5
 """How often to plan when nothing was heard: the stager may have made units."""
 PLAN_SOON_S = 0.05
 """How often to plan at most."""
-HEARD_S = 6.0
-"""After Redis was away: workers that live have found it again and spoken by then."""
+HEARD_S = 7.0
+"""After Redis was away: workers that live have found it again by then (a socket's 5 s) and spoken (a second)."""
 ANNOUNCE_S = 1.0
 REAP_S = 1.0
 LATE_S = 5.0
@@ -88,8 +88,10 @@ class Dispatcher:
         self._position: str | None = None
         self._read_to = 0.0
         """The moment up to which all progress is committed, by the monotonic clock."""
+        self._was_away = False
+        """Redis failed us, and has not been read since."""
         self._is_heard_at = 0.0
-        """From then on workers that live can be expected to have spoken: later than now if Redis was away."""
+        """From this moment on all workers that live have spoken since Redis was last away."""
         self._has_called_off = False
         """A run may have lines that are still to be ended."""
         self._backlogs = BacklogReader()
@@ -113,6 +115,13 @@ class Dispatcher:
 
     def step(self, *, block_s: float = 0.1) -> None:
         """One turn. Waits up to `block_s` for news. Raises what the database and Redis raise: call it again."""
+        try:
+            self._step(block_s)
+        except redis.RedisError:
+            self._was_away = True
+            raise
+
+    def _step(self, block_s: float) -> None:
         self._commit_progress(0.0 if self._has_called_off else block_s)
         for turn, every in self._turns.items():
             if every.is_due():
@@ -136,21 +145,18 @@ class Dispatcher:
         if self._position is None:
             with database.session(self._engine) as session:
                 self._position = progress.position(session)
-        try:
-            messages = _messages(
-                self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
-            )
-        except redis.RedisError:
-            self._is_heard_at = time.monotonic() + HEARD_S
-            raise
+        messages = _messages(
+            self._redis.xread({PROGRESS_STREAM: self._position}, count=MESSAGES, block=max(1, int(block_s * 1000)))
+        )
         read_at = time.monotonic()
+        if self._was_away:
+            self._was_away, self._is_heard_at = False, read_at + HEARD_S
         for position, fields in messages:
             self._commit(position, fields)
             self._position = position
-        if len(messages) == MESSAGES:
-            self._read_to = time.monotonic() - self._age_s(messages[-1][0])
-        elif read_at >= self._is_heard_at:
-            self._read_to = read_at
+        read_to = read_at if len(messages) < MESSAGES else time.monotonic() - self._age_s(messages[-1][0])
+        if read_to >= self._is_heard_at:
+            self._read_to = read_to
 
     def _age_s(self, position: str) -> float:
         """Since a message was sent."""

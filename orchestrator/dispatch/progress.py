@@ -67,7 +67,8 @@ _LAST_LOADS = sa.text("SELECT error FROM load WHERE model_key = :model_key ORDER
 _SEEN = sa.text(
     """
     INSERT INTO worker (name, state, seen_at) VALUES (:name, CAST(:state AS jsonb), now())
-    ON CONFLICT (name) DO UPDATE SET state = excluded.state, seen_at = now()
+    ON CONFLICT (name) DO UPDATE SET seen_at = now(), state = excluded.state || jsonb_build_object('started_at',
+        greatest((worker.state->>'started_at')::float, (excluded.state->>'started_at')::float))
     """
 )
 _POSITION = sa.text(

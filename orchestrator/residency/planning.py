@@ -207,7 +207,7 @@ class _Planning:
         return count
 
     def _send_suspect(self, worker: Worker, keys: Sequence[str]) -> bool:
-        """A suspect goes to an empty worker only, after all that is not suspect."""
+        """Suspects go to an empty worker only, after all that is not suspect."""
         for key in keys:
             if self._work.suspects.get(key, 0) > 0 and not worker.chunks:
                 if not self._work.can_run(worker, self._work.queues[key]):

@@ -30,7 +30,7 @@ class Worker:
     out: Mapping[str, int] = field(default_factory=dict)
     """Chunks sent to it and not ended, by model; the model sent last comes last."""
     is_alone: bool = False
-    """It runs a suspect, which must have it to itself."""
+    """It runs suspects, which must have it to themselves."""
     is_unbounded: bool = False
     """It has no device: any number of models at once, and no switching."""
     is_draining: bool = False

@@ -209,7 +209,7 @@ def test_a_unit_whose_worker_dies_without_end_before_it_begins_is_set_aside(driv
         fake.held = []
 
     driver.until(lambda: driver.is_done(run), also=die_waiting, timeout_s=60)
-    assert "it is set aside" in str(driver.scalar("SELECT error FROM instance"))
+    assert "before it could begin this" in str(driver.scalar("SELECT error FROM instance"))
     most = chunks.SUSPECT_LOSSES + driver.settings.max_attempts + chunks.IDLE_LOSSES_MAX
     assert driver.scalar("SELECT losses FROM unit") == most
 
@@ -227,11 +227,12 @@ def test_what_a_killed_worker_held_is_not_waited_for_once_it_is_started_again(
     fake.say()
     # A last word of the former life, if it was not dead after all, takes nothing from the present one.
     fake.started_at = 1.0
-    fake.say(chunks=[])
+    fake.say()
+    fake.started_at = 2.0
+    fake.say()
     time.sleep(dispatcher.REAP_S)
     driver.step()
     assert driver.scalar("SELECT state FROM chunk WHERE id = :id", id=again.id) == "sent"
-    fake.started_at = 2.0
     driver.until(lambda: driver.is_done(run), also=fake.work)
     assert driver.scalar("SELECT count(*) FROM chunk WHERE state = 'lost'") == 1
     driver.close()
