@@ -23,6 +23,7 @@ from orchestrator.settings import Settings
 from tests import seeds
 from tests.driving import Driver
 from tests.fake_worker import FakeWorker, right_answer
+from tests.waiting import until
 from workers.messages import (
     CANCELLED_KEY,
     DEMAND_KEY,
@@ -608,7 +609,7 @@ def test_the_plan_is_given_loads_as_measured(driver: Driver, fake: FakeWorker) -
 
 def test_it_says_which_model_a_worker_takes_up_and_for_how_long(driver: Driver, fake: FakeWorker) -> None:
     submit(driver, 800)
-    driver.until(lambda: driver.scalar("SELECT count(*) FROM unit") == 800)
+    until(lambda: driver.stager.step() and driver.scalar("SELECT count(*) FROM unit") == 800)
     prompts, total = driver.scalar("SELECT sum(prompt_tokens) FROM unit"), driver.scalar("SELECT sum(tokens) FROM unit")
     with capture_logs() as logs:
         chunk = chunk_for(driver, fake)
