@@ -79,7 +79,7 @@ def create_app(settings: Settings, *, load_embedder: Callable[[], TextEmbedder] 
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings=settings)
-    app.add_middleware(ApiKey, key=settings.api_key)
+    app.add_middleware(ApiKey, settings=settings)
     app.add_middleware(RequestLog)
     return app
 

@@ -3,6 +3,7 @@
 what happened                                   status  type                   code
 the body is no JSON, or a field is wrong        400     invalid_request_error  invalid_json, invalid_value …
 no or a wrong API key                           401     authentication_error   invalid_api_key
+a tenant would change the pool                  403     permission_error       operator_alone
 no such model, expert, file, run, route …       404     invalid_request_error  …_not_found
 the method is not allowed here                  405     invalid_request_error  method_not_allowed
 an expert that is not live; a name taken        409     invalid_request_error  expert_not_live, name_taken

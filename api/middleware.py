@@ -60,26 +60,34 @@ class RequestLog:
 
 
 class ApiKey:
-    """Lets in who carries `Authorization: Bearer <key>`; everybody, if no key is set."""
+    """Lets in who carries `Authorization: Bearer <key>`; everybody, if no key is set.
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    `scope["owner"]` is then the tenant whose key it is; None: the operator's, or none is wanted.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode() if key else b""
+        owners: dict[str, str | None] = {key: name for name, key in settings.tenants.items()}
+        if settings.api_key:
+            owners[settings.api_key] = None
+        self._owners = {f"Bearer {key}".encode(): owner for key, owner in owners.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._lets_in(scope):
-            await self._app(scope, receive, send)
-            return
-        error = ApiError(
-            401, "this Muster wants an API key: send it as `Authorization: Bearer <key>`", code="invalid_api_key"
-        )
-        await error.response()(scope, receive, send)
+        scope["owner"] = None
+        if scope["type"] == "http" and self._owners and scope["path"] not in OPEN_PATHS:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            # Compared with every key, so that the time it takes does not tell which one is near.
+            fitting = [owner for expected, owner in self._owners.items() if hmac.compare_digest(given, expected)]
+            if not fitting:
+                await _no_key().response()(scope, receive, send)
+                return
+            scope["owner"] = fitting[0]
+        await self._app(scope, receive, send)
 
-    def _lets_in(self, scope: Scope) -> bool:
-        if scope["type"] != "http" or not self._expected or scope["path"] in OPEN_PATHS:
-            return True
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(given, self._expected)
+
+def _no_key() -> ApiError:
+    message = "this Muster wants an API key: send it as `Authorization: Bearer <key>`"
+    return ApiError(401, message, code="invalid_api_key")
 
 
 class BodyLimit:

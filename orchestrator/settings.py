@@ -1,9 +1,13 @@
 """Settings: read once at each entry point from the environment, then passed down."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from orchestrator import tenants
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -11,7 +15,10 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """Every field can be set as MUSTER_<NAME>; the two URLs also as DATABASE_URL and REDIS_URL."""
 
-    model_config = SettingsConfigDict(env_prefix="MUSTER_", populate_by_name=True, extra="ignore")
+    # Without the input in errors: it may be a key.
+    model_config = SettingsConfigDict(
+        env_prefix="MUSTER_", populate_by_name=True, extra="ignore", hide_input_in_errors=True
+    )
 
     database_url: str = Field(default="", validation_alias="DATABASE_URL")
     """PostgreSQL. Empty: the supervisor starts one in the data directory."""
@@ -28,7 +35,11 @@ class Settings(BaseSettings):
     port: int = 8000
     """Its port."""
     api_key: str = ""
-    """If set, every request but health must carry `Authorization: Bearer <key>`."""
+    """The operator's. If set, every request but health must carry `Authorization: Bearer <key>`."""
+    api_keys: str = Field(default="", validate_default=False)
+    """Tenants and their keys, `alice=key1,bob=key2`: each sees its own files, runs and answers alone.
+
+    Set but empty is wrong: it must not open what was to be closed."""
     question_set: str = "muster-basics"
     """The question set that queries recruit on."""
     annotation: str = "embedding"
@@ -71,6 +82,23 @@ class Settings(BaseSettings):
     lines go on without them."""
     log_level: str = "INFO"
     """Of the API and the orchestrator."""
+
+    @field_validator("api_keys")
+    @classmethod
+    def _api_keys_can_be_read(cls, text: str) -> str:
+        tenants.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _no_tenant_has_the_operators_key(self) -> Self:
+        if self.api_key in self.tenants.values():
+            raise ValueError(f"{tenants.SETTING} gives a tenant the operator's key (MUSTER_API_KEY)")
+        return self
+
+    @property
+    def tenants(self) -> Mapping[str, str]:
+        """Keys by tenant; empty: there are none."""
+        return tenants.parse(self.api_keys) if self.api_keys else {}
 
     @property
     def packages_dir(self) -> Path:

@@ -62,10 +62,10 @@ def submit(
     with gateway.session() as session:  # before the file is looked for: it may be gone by now
         if (present := runs.submitted(session, idempotency_key, digest)) is not None:
             return _shown(present, runs.counts(session, present.id))
+        if body.file_id:
+            files.get(session, body.file_id)  # before its lines are read: it may be another's
     questions = _from_file(settings, body.file_id) if body.file_id else _by_name(gateway, settings, body.name)
     with gateway.session() as session:
-        if body.file_id:
-            files.get(session, body.file_id)
         run = runs.submit_benchmark(
             session,
             settings=settings,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.state import GatewayDep, SettingsDep
+from api.state import OPERATOR_ALONE, GatewayDep, SettingsDep
 from orchestrator.pool import catalogue, definition, experts, question_sets, registration
 from orchestrator.runs import runs
 
@@ -37,7 +37,7 @@ def list_experts(gateway: GatewayDep) -> Json:
         return {"object": "list", "data": catalogue.listed(session)}
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, dependencies=[OPERATOR_ALONE])
 def register(body: Annotated[Json, Body(examples=_EXAMPLES)], gateway: GatewayDep, settings: SettingsDep) -> Json:
     """Take a new expert in. A run tests and profiles it, then it is live; `GET /v1/experts/{name}` shows how far it is.
 
@@ -63,7 +63,7 @@ def get_expert(name: str, gateway: GatewayDep) -> Json:
         return {**catalogue.expert(session, row, runs.open_profile(session, row)), "versions": versions}
 
 
-@router.patch("/{name}", status_code=202)
+@router.patch("/{name}", status_code=202, dependencies=[OPERATOR_ALONE])
 def change(name: str, body: Annotated[Json, Body()], gateway: GatewayDep, settings: SettingsDep) -> Json:
     """Change an expert: a new version, tested and profiled anew, unless only its description or licence changes.
 
@@ -75,7 +75,7 @@ def change(name: str, body: Annotated[Json, Body()], gateway: GatewayDep, settin
         return catalogue.expert(session, row, runs.open_profile(session, row))
 
 
-@router.delete("/{name}")
+@router.delete("/{name}", dependencies=[OPERATOR_ALONE])
 def remove(name: str, gateway: GatewayDep) -> Json:
     """Take an expert out of the pool. Its versions, profiles and answers stay as history."""
     with gateway.session() as session:
@@ -83,7 +83,7 @@ def remove(name: str, gateway: GatewayDep) -> Json:
         return {"object": "expert", "name": name, "state": row.state, "deleted": True}
 
 
-@router.post("/{name}/profile", status_code=202)
+@router.post("/{name}/profile", status_code=202, dependencies=[OPERATOR_ALONE])
 def build_profile(
     name: str, gateway: GatewayDep, settings: SettingsDep, body: Annotated[ProfileRequest | None, Body()] = None
 ) -> Json:

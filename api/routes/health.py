@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from api.state import GatewayDep
+from api.state import OPERATOR_ALONE, GatewayDep
 
 router = APIRouter(tags=["health"])
 
@@ -23,7 +23,7 @@ async def ready(gateway: GatewayDep) -> JSONResponse:
     return JSONResponse(status, 200 if readiness.is_ready else 503)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, dependencies=[OPERATOR_ALONE])
 async def metrics(gateway: GatewayDep) -> Response:
     """For Prometheus."""
     text = await run_in_threadpool(gateway.metrics)

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api.errors import ApiError
-from api.state import GatewayDep
+from api.state import OPERATOR_ALONE, GatewayDep
 from orchestrator.online.gateway import Gateway
 from orchestrator.pool import catalogue, question_sets
 from skills.question import Question
@@ -40,7 +40,7 @@ def list_sets(gateway: GatewayDep) -> Json:
         return {"object": "list", "data": [catalogue.question_set(*entry) for entry in question_sets.listed(session)]}
 
 
-@router.post("", status_code=201, openapi_extra=_BODY)
+@router.post("", status_code=201, openapi_extra=_BODY, dependencies=[OPERATOR_ALONE])
 async def upload(
     request: Request, gateway: GatewayDep, name: Annotated[str | None, Query(max_length=64)] = None
 ) -> Json:

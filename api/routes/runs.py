@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api.state import GatewayDep, WatchingDep
 from api.watching import Watching
+from orchestrator.online.gateway import Gateway
 from orchestrator.runs import events, runs
 
 router = APIRouter(prefix="/v1/runs", tags=["benchmarks"])
@@ -37,17 +39,26 @@ def cancel(run_id: str, gateway: GatewayDep) -> Json:
 
 @router.get("/{run_id}/events", response_class=StreamingResponse)
 async def watch(
-    run_id: str, watching: WatchingDep, last_event_id: Annotated[str | None, Header(max_length=200)] = None
+    run_id: str,
+    gateway: GatewayDep,
+    watching: WatchingDep,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> StreamingResponse:
     """Progress as server-sent events (`event: progress`), each the whole state, until the run has ended.
 
     With `Last-Event-ID`, a state that was seen already is not sent again.
     """
+    await run_in_threadpool(_find, gateway, run_id)  # as who asks; what watchers share is read as the operator
     first = await watching.read(run_id)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(
         _events(watching, run_id, first, last_event_id), media_type="text/event-stream", headers=headers
     )
+
+
+def _find(gateway: Gateway, run_id: str) -> None:
+    with gateway.session() as session:
+        runs.get(session, run_id.replace("\0", ""))
 
 
 async def _events(watching: Watching, run_id: str, snapshot: Json, seen: str | None) -> AsyncIterator[bytes]:

@@ -81,7 +81,8 @@ def _serve(running: Supervisor, console: Console, *, ask: bool, once: bool) -> i
     console.print(f"Muster answers on [bold]{running.url}[/bold] (OpenAI's API below /v1)")
     console.print(f"[dim]Logs: {running.settings.data_dir / 'logs'}[/dim]")
     if ask:
-        show = demo.Demo(running.url, running.settings.api_key, console)
+        key = running.settings.api_key or next(iter(running.settings.tenants.values()), "")
+        show = demo.Demo(running.url, key, console)
         thread = threading.Thread(target=show.run, daemon=True)
         thread.start()
         running.watch(lambda: not thread.is_alive())

@@ -1,6 +1,7 @@
 """What the API process works with, wired once: the database, the transport, the embedder, and queries in flight."""
 
 import contextlib
+import copy
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -56,6 +57,25 @@ class Readiness:
         return all(check["ok"] for check in self.checks.values())
 
 
+class _InFlight:
+    """Queries being answered, everybody's together."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Room for one query. Raises `TooManyQueries` at once: a client can wait better than we can queue."""
+        if self.count >= self._limit:
+            raise TooManyQueries(self._limit)
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
 class Gateway:
     """One per API process. `close` ends its connections."""
 
@@ -64,7 +84,8 @@ class Gateway:
         self._load_embedder = load_embedder or (lambda: annotation.embedder(settings.packages_dir))
         self.transport = BrokerTransport.connect(settings)
         self._database = database.connect(settings, pool_size=DATABASE_CONNECTIONS, overflow=DATABASE_CONNECTIONS)
-        self._in_flight = 0
+        self._in_flight = _InFlight(settings.queries_in_flight)
+        self._owner: str | None = None
         self._decider = Decider(
             settings=settings, open_session=self.session, load_embedder=self.embedder, transport=self.transport
         )
@@ -73,11 +94,17 @@ class Gateway:
         await self.transport.aclose()
         self._database.dispose()
 
+    def of(self, owner: str | None) -> "Gateway":
+        """The same gateway as a tenant has it: its sessions are the tenant's (`storage.owners`). None: the operator."""
+        own = copy.copy(self)
+        own._owner = owner
+        return own
+
     @contextlib.contextmanager
     def session(self) -> Iterator[Session]:
         """One transaction, committed at the end. Raises `DatabaseAway`."""
         try:
-            with database.session(self._database) as session:
+            with database.session(self._database, owner=self._owner) as session:
                 yield session
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
             log.error("database away", error=str(error))
@@ -127,22 +154,11 @@ class Gateway:
         with self.session() as session:
             stored = metrics.collect(session)
         flying = "# HELP muster_queries_in_flight Queries being answered\n# TYPE muster_queries_in_flight gauge\n"
-        return stored + f"{flying}muster_queries_in_flight {self._in_flight}\n".encode()
-
-    @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Room for one query. Raises `TooManyQueries` at once: a client can wait better than we can queue."""
-        if self._in_flight >= self.settings.queries_in_flight:
-            raise TooManyQueries(self.settings.queries_in_flight)
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
+        return stored + f"{flying}muster_queries_in_flight {self._in_flight.count}\n".encode()
 
     async def route(self, query: Query) -> Decision:
         """The recruiting decision alone: what `answer` would decide. Raises as `Decider.decide`."""
-        with self.slot():
+        with self._in_flight.one():
             return await self._decider.decide(query, deadline_s=self._deadline_s(query))
 
     async def answer(self, query: Query, request: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
@@ -177,7 +193,7 @@ class Gateway:
     async def _keeping(self, query: Query, request: Mapping[str, Any]) -> AsyncGenerator[Record, None]:
         """A slot for the query, which is kept with what became of it, however it ends."""
         kept = Record(request)
-        with self.slot():
+        with self._in_flight.one():
             try:
                 yield kept
             except BaseException as error:

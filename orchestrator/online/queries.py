@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col
 
 from orchestrator.online.query import Answer, Event, QueryFailed, Stage
+from orchestrator.storage import owners
 from orchestrator.storage.tables import QueryRow
 
 
@@ -37,6 +38,7 @@ def keep(
             answers=dict(answers) if answers is not None else None,
             fused=dict(fused) if fused is not None else None,
             status=status,
+            owner=owners.of(session),
         )
     )
 

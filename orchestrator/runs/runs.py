@@ -17,7 +17,7 @@ from orchestrator.runs import open_lines, pinning
 from orchestrator.runs.pinned import Pinned
 from orchestrator.runs.pinning import RunRefused
 from orchestrator.settings import Settings
-from orchestrator.storage import database, stored
+from orchestrator.storage import database, owners, stored
 from orchestrator.storage.tables import ExpertRow, QuestionSetRow, RunRow
 from skills.question import Question
 
@@ -221,8 +221,8 @@ def insert(
     made = session.execute(
         sa.text(
             """
-            INSERT INTO run (id, kind, name, status, pinned, totals, errors, idempotency_key, request_digest)
-            VALUES (:id, :kind, :name, :status, CAST(:pinned AS jsonb), '{}', '[]', :key, :digest)
+            INSERT INTO run (id, kind, name, status, pinned, totals, errors, owner, idempotency_key, request_digest)
+            VALUES (:id, :kind, :name, :status, CAST(:pinned AS jsonb), '{}', '[]', :owner, :key, :digest)
             ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
             """
         ),
@@ -232,7 +232,8 @@ def insert(
             "name": name,
             "pinned": database.dump_json(pinned.model_dump(mode="json")),
             "status": status,
-            "key": key,
+            "owner": owners.of(session),
+            "key": _kept(session, key),
             "digest": digest,
         },
     ).first()
@@ -261,10 +262,16 @@ def submitted(session: Session, key: str | None, digest: str | None) -> RunRow |
     """The run that was submitted under this idempotency key, if any. Raises `KeyTaken` if by another request."""
     if key is None:
         return None
-    run = session.exec(select(RunRow).where(RunRow.idempotency_key == key)).first()
+    run = session.exec(select(RunRow).where(RunRow.idempotency_key == _kept(session, key))).first()
     if run is not None and run.request_digest not in (None, digest):
         raise KeyTaken(key, run.id)
     return run
+
+
+def _kept(session: Session, key: str | None) -> str | None:
+    """The key as it is kept: each tenant has its own. A header has no line break, so nobody sends another's."""
+    owner = owners.of(session)
+    return key if key is None or owner is None else f"{owner}\n{key}"
 
 
 def digest(*what: object) -> str:

@@ -17,6 +17,7 @@ import structlog
 from sqlmodel import Session
 
 from orchestrator.settings import Settings
+from orchestrator.storage import owners
 
 MIGRATIONS_DIR = Path(__file__).resolve().parent / "migrations"
 POOL_SIZE = 5
@@ -77,9 +78,9 @@ def _compact(value: Any) -> str:
 
 
 @contextmanager
-def session(engine: sa.Engine) -> Iterator[Session]:
-    """One transaction: committed at the end, rolled back if anything is raised."""
-    with Session(engine, expire_on_commit=False) as opened, opened.begin():
+def session(engine: sa.Engine, *, owner: str | None = None) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back if anything is raised. `owner`: as in `storage.owners`."""
+    with Session(engine, expire_on_commit=False, info={owners.KEY: owner}) as opened, opened.begin():
         yield opened
 
 

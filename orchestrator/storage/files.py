@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from orchestrator.settings import Settings
+from orchestrator.storage import owners
 from orchestrator.storage.tables import FileRow
 
 ID = re.compile(r"file-[0-9a-f]{24}")
@@ -49,10 +50,20 @@ def new_id() -> str:
 
 
 def add(
-    session: Session, *, file_id: str, filename: str, purpose: str, size: int, expires_after_s: int | None = None
+    session: Session,
+    *,
+    file_id: str,
+    filename: str,
+    purpose: str,
+    size: int,
+    expires_after_s: int | None = None,
+    owner: str | None = None,
 ) -> FileRow:
-    """Make the written bytes a file. `expires_after_s`: how long it stays; None: until it is deleted."""
-    row = FileRow(id=file_id, filename=filename, purpose=purpose, bytes=size)
+    """Make the written bytes a file. `expires_after_s`: how long it stays; None: until it is deleted.
+
+    `owner`: whose it is; None: whose session it is.
+    """
+    row = FileRow(id=file_id, filename=filename, purpose=purpose, bytes=size, owner=owner or owners.of(session))
     session.add(row)
     session.flush()
     session.refresh(row)

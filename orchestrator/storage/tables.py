@@ -173,7 +173,10 @@ class RunRow(SQLModel, table=True):
     """Input errors: {"code", "line", "message", "param"}."""
     report: Json | None = _json_or_none()
     """The finished report; None until completed."""
+    owner: str | None = None
+    """The tenant whose it is; None: the operator's (`storage.owners`). So with queries and files."""
     idempotency_key: str | None = Field(default=None, unique=True)
+    """As `runs` keeps it: a tenant's has its name before it."""
     request_digest: str | None = None
     """SHA-256 of what was submitted under the key: another request under it is refused."""
     created_at: dt.datetime = _now()
@@ -386,6 +389,7 @@ class QueryRow(SQLModel, table=True):
     fused: Json | None = _json_or_none()
     status: str = "ok"
     """ok, degraded (some experts failed), failed, cancelled."""
+    owner: str | None = None
     feedback: Json | None = _json_or_none()
     created_at: dt.datetime = _now()
 
@@ -399,6 +403,7 @@ class FileRow(SQLModel, table=True):
     filename: str
     purpose: str
     bytes: int = Field(sa_column=sa.Column(sa.BigInteger, nullable=False))
+    owner: str | None = None
     created_at: dt.datetime = _now()
     expires_at: dt.datetime | None = _time()
     """When it is deleted; None: when somebody does. The input file of an open batch stays until that has ended."""

@@ -162,18 +162,32 @@ def test_an_experts_orders_stay_data_for_the_aggregator(house: House, fault: Fau
         assert all(line["fused"]["method"] == "aggregate" and line["correct"] for line in run.results())
 
 
-@pytest.mark.fault("30b", "files without the key")
+@pytest.mark.fault("30b", "files without the key, or with another tenant's")
 def test_files_are_for_those_who_have_the_key(house: House, fault: Fault) -> None:
-    """There are no tenants: whoever has the service's one key may read every file, and nobody else any."""
+    """A tenant reads its own files, the operator all, and nobody else any; those of before are the operator's."""
     file_id = house.upload(lines(3))
     house.api.kill()
-    house.api.start(MUSTER_API_KEY="right")
+    house.api.start(MUSTER_API_KEY="right", MUSTER_API_KEYS="a=as-key,b=bs-key")
     until(house.is_ready, timeout_s=30)
     with fault.attempt():
         for path in ("/v1/files", f"/v1/files/{file_id}", f"/v1/files/{file_id}/content"):
             assert _status(house, path) == _status(house, path, "wrong") == 401
             assert _status(house, path, "right") == 200
         assert _status(house, "/v1/files/..%2F..%2Flock/content", "right") == 404
+    with fault.attempt():
+        made = house.http.post(
+            "/v1/files",
+            files={"file": ("theirs.jsonl", b"{}\n")},
+            data={"purpose": "batch"},
+            headers={"Authorization": "Bearer bs-key"},
+        )
+        theirs = made.raise_for_status().json()["id"]
+        for path in (f"/v1/files/{theirs}", f"/v1/files/{theirs}/content"):
+            assert [_status(house, path, key) for key in ("as-key", "bs-key", "right")] == [404, 200, 200]
+            assert _status(house, path) == 401
+        listed = house.http.get("/v1/files", headers={"Authorization": "Bearer as-key"}).json()["data"]
+        assert listed == []
+        assert _status(house, f"/v1/files/{file_id}/content", "as-key") == 404
 
 
 def _cut_off(house: House, expert: str) -> None:

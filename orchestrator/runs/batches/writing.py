@@ -146,6 +146,7 @@ class Writer:
                 purpose="batch_output",
                 size=partial.size,
                 expires_after_s=batch.output_expires_after_s,
+                owner=run.owner,
             )
         status = _status(run, batch)
         session.execute(_NAMED, {"run": run.id, **kept})

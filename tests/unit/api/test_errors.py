@@ -17,6 +17,7 @@ NOWHERE = Settings(
     database_url="postgresql://nobody@127.0.0.1:1/none",
     redis_url="redis://127.0.0.1:1/0",
     api_key="key",
+    api_keys="alice=alices",
     max_body_bytes=500,
 )
 
@@ -32,6 +33,19 @@ def test_a_wrong_key_is_refused_but_health_is_open(client: TestClient) -> None:
     assert refused.status_code == 401
     assert refused.json()["error"]["type"] == "authentication_error"
     assert client.get("/healthz", headers={"authorization": ""}).status_code == 200
+
+
+def test_with_tenants_alone_a_key_is_wanted_as_well() -> None:
+    with TestClient(create_app(NOWHERE.model_copy(update={"api_key": ""}))) as client:
+        for given in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer key"}):
+            assert client.get("/docs", headers=given).status_code == 401
+        assert client.get("/docs", headers={"authorization": "Bearer alices"}).status_code == 200
+
+
+def test_a_tenant_may_not_change_the_pool(client: TestClient) -> None:
+    refused = client.post("/v1/experts", json={}, headers={"authorization": "Bearer alices"})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
+    assert client.post("/v1/experts", json={}).status_code == 400
 
 
 @pytest.mark.parametrize(
