@@ -158,6 +158,7 @@ class Gateway:
 
     async def route(self, query: Query) -> Decision:
         """The recruiting decision alone: what `answer` would decide. Raises as `Decider.decide`."""
+        query = query.fused_by(self.settings.fusion)
         with self._in_flight.one():
             return await self._decider.decide(query, deadline_s=self._deadline_s(query))
 
@@ -166,6 +167,7 @@ class Gateway:
 
         The first event comes once somebody was recruited. Raises as `Decider.decide` and `online.answer`.
         """
+        query = query.fused_by(self.settings.fusion)
         deadline_s = self._deadline_s(query)
         async with self._keeping(query, request) as kept:
             decision = await self._decider.decide(query, deadline_s=deadline_s)

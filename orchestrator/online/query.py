@@ -1,7 +1,7 @@
 """A query: one question asked online, the options it came with, and what is told while it is answered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -89,6 +89,12 @@ class Query:
         form = prompts.answer_format(self.question, max_tokens=max_tokens)
         last = f"{self.question.rendered()}\n\n{form}"
         return (*self.conversation[:-1], ChatMessage(role="user", content=last))
+
+    def fused_by(self, default: str) -> "Query":
+        """The same, merged by `default` (one of `fusion.METHODS`) where it does not say how."""
+        if self.options.fusion is not None:
+            return self
+        return replace(self, options=self.options.model_copy(update={"fusion": default}))
 
     def limited(self, sampling: Sampling, *, generations: int) -> Sampling:
         """A sampling within the budget of tokens, shared out evenly beforehand among so many generations."""

@@ -79,6 +79,18 @@ def test_a_question_is_answered_by_several_experts(client: openai.OpenAI, worker
     assert muster["charges"]["load_s"] == pytest.approx(sum(answer["load_s"] for answer in muster["answers"]))
 
 
+def test_a_query_that_names_no_fusion_is_merged_by_the_services_own(
+    engine: sa.Engine, settings: Settings, worker: WorkerProcess
+) -> None:
+    with database.session(engine) as session:
+        seeds.live_pool(session, SOURCES, good={})
+    own = settings.model_copy(update={"question_set": seeds.SET_NAME, "fusion": "best_single"})
+    with served(own) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        assert _muster(_ask(client))["fusion"]["method"] == "best_single"
+        asked_for = _muster(_ask(client, extra_body={"muster": {"fusion": "vote"}}))
+        assert asked_for["fusion"]["method"] == "vote"
+
+
 def test_a_streamed_answer_is_the_same_with_its_stages(client: openai.OpenAI, worker: WorkerProcess) -> None:
     chunks = list(_ask(client, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)

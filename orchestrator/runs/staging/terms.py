@@ -78,6 +78,7 @@ def of(pinned: Pinned, query: Query | None) -> Terms:
             annotator=pinned.annotator if pinned.annotation == "llm" else None,
             aggregator=pinned.aggregator,
         )
+    query = query.fused_by(pinned.fusion)
     options = query.options
     available = len(options.experts) if options.experts else len((pinned.pool or {}).get("experts", ()))
     calls = options.budget.calls if options.budget.calls is not None else (options.k or available) + 1

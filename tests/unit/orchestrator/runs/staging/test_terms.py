@@ -81,6 +81,12 @@ def test_the_client_s_wishes_are_for_the_fused_answer_or_for_one_that_answers_al
     assert alone.sampling(ADA, recruits=1).temperature == 0
 
 
+def test_one_that_is_merged_by_the_services_default_does_not_answer_alone() -> None:
+    merged = terms.of(PINNED.model_copy(update={"fusion": "aggregate"}), _query(max_tokens=5, muster={"k": 1}))
+    assert merged.sampling(ADA, recruits=1) == ADA.sampling
+    assert merged.fused_sampling(ADA, recruits=1).max_tokens == 5
+
+
 def test_a_budget_of_tokens_is_shared_out() -> None:
     assert _terms(k=2, budget={"tokens": 90}).sampling(ADA, recruits=2).max_tokens == 30
 
