@@ -26,9 +26,7 @@ _LOADING = threading.Lock()
 
 def method_for(strategy: str | None, settings: Settings) -> Method:
     """`strategy` as the client gave it; None: the service's default, and with it the service's annotation."""
-    if strategy in LLM_STRATEGIES:
-        return "llm"
-    return "llm" if settings.annotation == "llm" else "embedding"
+    return "llm" if strategy in LLM_STRATEGIES else settings.annotation
 
 
 def ask(question: Question, skills: tuple[str, ...], embedder: TextEmbedder) -> Ask:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator import prompts, recruiting, residency
+from orchestrator import annotation, prompts, recruiting, residency
 from orchestrator.fusion import aggregators, fusion, trials
 from orchestrator.online import deciding
 from orchestrator.pool.pool import Pool, pins
@@ -46,8 +46,8 @@ def for_benchmark(
     with_baselines: bool = True,
 ) -> Pinned:
     """Settings of a benchmark, checked and completed by the service's defaults. Raises `RunRefused`, `NoExperts`."""
+    annotated_by = annotated_by or annotation.method_for(strategy, settings)
     strategy, method = strategy or settings.strategy, method or settings.fusion
-    annotated_by = annotated_by or settings.annotation
     _check_questions(questions)
     _check_settings(pool, k=k, strategy=strategy, method=method, annotated_by=annotated_by, aggregator=aggregator)
     size = len(pool.experts)

@@ -1,9 +1,39 @@
 """What a run pins, and what its baselines may cost."""
 
+from dataclasses import replace
+
+import numpy as np
+
 from orchestrator.dispatch import chunks
 from orchestrator.runs import pinned, pinning
 from orchestrator.runs.pinned import Baselines, Pinned
 from orchestrator.runs.staging import context
+from orchestrator.settings import Settings
+from skills.evidence import Evidence
+from skills.question import Question
+from tests.unit.orchestrator.scripted import decision, recruit
+
+QUESTION = Question(id="q", text="Why?", answer="So.")
+
+
+def test_the_papers_strategy_by_name_is_annotated_as_the_paper_does() -> None:
+    ones = np.ones((1, 1), np.float32)
+    seen = Evidence(experts=("a",), questions=(), embeddings=ones, correct=ones)
+    pool = replace(decision(recruit("a")).pool, evidence=seen)
+
+    def annotated(strategy: str | None, annotated_by: str | None = None) -> tuple[str, str | None]:
+        run = pinning.for_benchmark(
+            settings=Settings(),
+            pool=pool,
+            questions=[QUESTION],
+            strategy=strategy,
+            method="vote",
+            annotated_by=annotated_by,
+        )
+        return run.annotation, run.annotator
+
+    assert annotated("paper") == ("llm", "a")
+    assert annotated("paper", "embedding") == annotated("random") == annotated(None) == ("embedding", None)
 
 
 def test_baselines_cover_every_line_while_they_are_cheap() -> None:
