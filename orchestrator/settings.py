@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,13 +42,13 @@ class Settings(BaseSettings):
     Set but empty is wrong: it must not open what was to be closed."""
     question_set: str = "muster-basics"
     """The question set that queries recruit on."""
-    annotation: str = "embedding"
+    annotation: Literal["embedding", "llm"] = "embedding"
     """How questions are annotated by default: `embedding` or `llm`."""
-    k: int = 3
+    k: int = Field(default=3, ge=1)
     """Experts asked per question by default."""
     strategy: str = "posterior"
     """How they are chosen by default (docs/recruiting.md)."""
-    fusion: str = "auto"
+    fusion: Literal["auto", "vote", "aggregate", "best_single"] = "auto"
     """How their answers are merged by default: `auto`, `vote`, `aggregate` or `best_single`."""
     query_seconds: float = 60.0
     """Default `budget.seconds` of a query."""
@@ -99,6 +99,15 @@ class Settings(BaseSettings):
     def tenants(self) -> Mapping[str, str]:
         """Keys by tenant; empty: there are none."""
         return tenants.parse(self.api_keys) if self.api_keys else {}
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_a_strategy(cls, name: str) -> str:
+        # Imported here: no command should wait for numpy.
+        from orchestrator import recruiting
+
+        recruiting.known(name)
+        return name
 
     @property
     def packages_dir(self) -> Path:
