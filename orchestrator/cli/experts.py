@@ -44,7 +44,7 @@ def add(
     system_prompt: Annotated[str, typer.Option(help="What makes it this expert.")] = "",
     adapter: Annotated[str | None, typer.Option(help="A LoRA adapter: hub: or path:.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--from", help="Take the [[expert]] of this name from a TOML file instead.")
+        Path | None, typer.Option("--from", help="Take the expert of this name from a TOML file instead.")
     ] = None,
     url: Url = None,
     as_json: AsJson = False,

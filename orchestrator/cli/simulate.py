@@ -26,7 +26,8 @@ def simulate(
         typer.Option(help="What models cost, TOML or JSON.", show_default="orchestrator/costs/costs.toml"),
     ] = None,
     usage: Annotated[
-        str | None, typer.Option(help="How unevenly experts are used: a name in [usage].", show_default="its default")
+        str | None,
+        typer.Option(help="How unevenly experts are used: a name in the costs' `usage`.", show_default="its default"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of who is recruited for what.")] = 0,
     gantt: Annotated[Path | None, typer.Option(help="Draw who did what and when into this SVG file.")] = None,
