@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from orchestrator import metrics, prompts, recruiting
-from orchestrator.pool import pool, question_sets
+from orchestrator.pool import pool, question_sets, registration
 from orchestrator.pool.pool import Pool
 from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
@@ -367,6 +367,16 @@ def test_an_expert_whose_answers_cannot_be_read_is_quarantined(driver: Driver, f
 
     driver.until(lambda: driver.scalar("SELECT state FROM expert") == "quarantined", also=mumble)
     assert "could be read in only 0 of 18" in str(driver.scalar("SELECT reason FROM expert"))
+
+
+def test_a_quarantined_expert_is_profiled_anew_when_asked_for_and_is_live_again(
+    driver: Driver, fake: FakeWorker
+) -> None:
+    with driver.session() as session:
+        question_set = seeds.question_set(session)
+        mended = seeds.expert(session, "mended", "stub:mended", state="quarantined")
+        registration.profile(session, driver.settings, mended, question_set)
+    driver.until(lambda: driver.scalar("SELECT state FROM expert") == "live", also=fake.work)
 
 
 @pytest.mark.parametrize("baselines", [False, True])
