@@ -15,6 +15,7 @@ from orchestrator.recruiting.limits import Limits
 from orchestrator.recruiting.values import Answered, Ask, Recruit, Recruiter, Recruitment
 from orchestrator.runs import events, report, runs
 from orchestrator.runs import lines as run_lines
+from orchestrator.runs.stager import Stager
 from orchestrator.settings import Settings
 from orchestrator.storage.tables import RunRow, SynthesisTrialsRow
 from orchestrator.version import VERSION
@@ -377,6 +378,21 @@ def test_a_quarantined_expert_is_profiled_anew_when_asked_for_and_is_live_again(
         mended = seeds.expert(session, "mended", "stub:mended", state="quarantined")
         registration.profile(session, driver.settings, mended, question_set)
     driver.until(lambda: driver.scalar("SELECT state FROM expert") == "live", also=fake.work)
+
+
+def test_live_experts_are_profiled_by_themselves_on_a_set_of_ones_own_and_anew_on_its_next_version(
+    driver: Driver, fake: FakeWorker
+) -> None:
+    driver.stager.close()
+    ours = driver.settings.model_copy(update={"question_set": "ours"})
+    driver.stager = Stager(engine=driver.engine, settings=ours, load_embedder=seeds.WordEmbedder)
+    profiles = "SELECT count(*) FROM profile JOIN question_set ON question_set_id = question_set.id WHERE name = 'ours'"
+    with driver.session() as session:
+        seeds.live_pool(session, {"ada": "stub:one"})
+    for version, count in enumerate((6, 7), start=1):
+        with driver.session() as session:
+            question_sets.store(session, "ours", seeds.questions(count), seeds.WordEmbedder())
+        driver.until(lambda version=version: driver.scalar(profiles) == version, also=fake.work)
 
 
 @pytest.mark.parametrize("baselines", [False, True])
