@@ -110,7 +110,7 @@ class BulkDesk:
             log.warning("chunk %d: %s", chunk.id, error)
             for request in () if self._draining else chunk.requests:
                 if request.id not in work.cancelled:
-                    self._reporter.finish(chunk.id, generation.failed(request.id, error))
+                    self._reporter.finish(chunk.id, generation.unloaded(request.id, error))
         except asyncio.CancelledError:
             log.info("chunk %d handed back", chunk.id)
         except Exception:  # the orchestrator gets the rest of the chunk back, the worker goes on

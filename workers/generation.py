@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from workers.engines.engine import Engine, EngineError, GenerationError
+from workers.engines.engine import Engine, EngineError, GenerationError, ModelError
 from workers.messages import Completion, Request
 from workers.meter import Share
 
@@ -73,6 +73,17 @@ def clean(value: T) -> T:
 def failed(request_id: str, error: GenerationError) -> Completion:
     """The completion of a request that came to nothing."""
     return Completion(id=request_id, finish_reason="error", error=clean(str(error)), fault=error.fault)
+
+
+def unloaded(request_id: str, error: GenerationError) -> Completion:
+    """The completion of a request whose model was not loaded, for `error`.
+
+    It fails with a model that is itself at fault. What befell an engine says nothing of the request: it waits again,
+    until the model is loaded or, after too many failed loads, set aside.
+    """
+    if isinstance(error, ModelError):
+        return failed(request_id, error)
+    return Completion(id=request_id, finish_reason="abort")
 
 
 def aborted(request_id: str, why: str, share: Share | None = None, *, load_s: float = 0.0) -> Completion:

@@ -125,8 +125,9 @@ def commit(session: Session, message: Progress, *, position: str, lease_s: float
         lease_s=lease_s,
     )
     chunks.end(session, message.ended, worker=worker, is_draining=message.state.draining, max_attempts=max_attempts)
+    unloaded = {load.model_key for load in message.loads if load.error is not None}
     for model_key, reason in faults.items():
-        quarantine.model(session, model_key, reason)
+        quarantine.model(session, model_key, reason, worker=worker if model_key in unloaded else None)
     session.execute(_SEEN, {"name": worker, "state": message.state.model_dump_json()})
     session.execute(_POSITION, {"stream": PROGRESS_STREAM, "position": position})
     return Committed(finished=finished, refused=len(message.finished) - finished, quarantined=tuple(faults))

@@ -35,6 +35,15 @@ def test_an_expert_that_cannot_be_loaded_is_set_aside_once_and_others_answer(hou
         assert recruited  # nobody knew, and the next one was recruited in its place
         for line in run.results():
             assert {name for name, answer in line["answers"].items() if answer["answer"]} == {ada, cyd}
+    killed = house.stub("killed", child=1, kill_load=1)  # as the kernel does, who names no reason
+    big, ada = house.pool({"big": killed, "ada": house.stub("one")}, good={"big": SKILLS, "ada": ()})
+    with fault.attempt():
+        run = house.submit([big, ada], lines(40), k=1)
+        run.wait_end()
+        check(fault, run)
+        assert house.value("SELECT state FROM expert WHERE name = :name", name=big) == "quarantined"
+        assert run.units(f"stage = 'generate' AND expert = '{big}'")
+        assert all(line["answers"][ada]["answer"] for line in run.results())
 
 
 @pytest.mark.fault("12", "an expert slower than its deadline")

@@ -20,6 +20,7 @@ from tests.worker_process import WorkerProcess
 from workers import messages
 from workers.messages import Model
 
+WINDOW = 2
 QUESTION = "About algebra: what is number 7?\nA. one\nB. two\nC. three\nD. four\n[stub:gold=C][stub:skill=algebra]"
 
 
@@ -110,6 +111,22 @@ def test_a_run_asks_a_model_with_broken_weights_once(driver: Driver, redis_url: 
     assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL") == 40
     assert driver.scalar("SELECT count(*) FROM load WHERE error IS NOT NULL") == 1
     assert "no model folder" in str(driver.scalar("SELECT reason FROM expert WHERE name = 'bad'"))
+
+
+def test_lines_whose_experts_engine_is_killed_while_it_loads_are_answered_by_another(
+    driver: Driver, redis_url: str, tmp_path: Path
+) -> None:
+    """As the kernel kills for memory: it says nothing of the lines, which wait until the model is set aside."""
+    with WorkerProcess(redis_url, tmp_path / "worker"):
+        run = submit(driver, {"big": "stub:big?child=1&kill_load=1", "ada": "stub:one"}, 300, k=1)
+        driver.until(lambda: driver.is_done(run), timeout_s=60)
+    assert driver.scalar("SELECT count(*) FROM unit WHERE expert = 'big'") > 0  # type: ignore[operator]
+    assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL AND answers -> 'ada' IS NOT NULL") == 300
+    assert driver.scalar("SELECT max(attempts) FROM unit WHERE expert = 'big'") == 0
+    reason = "SELECT state || ': ' || reason FROM expert WHERE name = 'big'"
+    assert "quarantined: loading failed 3 times in a row: the engine's process ended" in str(driver.scalar(reason))
+    tries = driver.scalar("SELECT count(*) FROM load WHERE error IS NOT NULL")
+    assert 3 <= tries <= 3 + WINDOW - 1  # type: ignore[operator]  # what was out already when the third one failed
 
 
 def test_a_sleeping_engine_that_comes_back_wrong_is_counted_and_its_run_completes(

@@ -6,6 +6,7 @@
 |---|---|
 | `load_s`, `memory_bytes` | how long a load takes, and what it reports |
 | `fail_load` | why its load fails (it then always does) |
+| `kill_load` | 1: its process is killed at the end of its load (without `child`, that is its worker) |
 | `latency_s`, `tokens_per_s` | seconds to the first token; speed of each request (0: at once) |
 | `context` | longest prompt, in words |
 | `child` | 1: runs in a process of its own, as vLLM does |
@@ -61,6 +62,7 @@ class StubOptions(BaseModel):
     load_s: float = 0.0
     memory_bytes: int = 0
     fail_load: str | None = None
+    kill_load: bool = False
     latency_s: float = 0.0
     tokens_per_s: float = 0.0
     context: int = 100_000
@@ -118,6 +120,8 @@ class StubEngine:
 
     async def load(self) -> int:
         await asyncio.sleep(self._options.load_s)
+        if self._options.kill_load:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._options.fail_load is not None:
             raise ModelError(self._options.fail_load)
         if self._is_device_lost():
