@@ -204,6 +204,8 @@ class LoadEvent(Value):
     error: str | None = None
     fault: Literal["engine", "model"] | None = None
     """Whose fault a failure is: the engine's (another try may do), the model's (it cannot be loaded)."""
+    worker_died: bool = False
+    """The worker died in this load, and tells of it in its next life. It may have been killed for other reasons."""
     chunk_id: int | None = None
     """The chunk that asked for it, if a chunk did."""
 

@@ -64,6 +64,7 @@ class Residency:
         is_divided: bool = False,
         meter: Meter,
         new_admission: Callable[[], Admission],
+        mark: Callable[[str], contextlib.AbstractContextManager[None]] = lambda model_key: contextlib.nullcontext(),
         on_load: Callable[[LoadEvent], None],
         on_speeds: Callable[[Sequence[MeasuredSpeed]], None],
         on_wait: Callable[[Model], None],
@@ -74,14 +75,16 @@ class Residency:
         """`capacity`: models at once, None for any number. `is_divided`: each of several has a part of the device's
         memory, so that one may be too large for its part. `new_admission` makes the places of one engine.
 
-        `meter` divides the device's time. `on_load` hears of each load, `on_speeds` now and then of what was measured,
-        `on_wait` of a model that is needed and must wait until others have run dry, `on_change` of any news.
+        `meter` divides the device's time. A load happens inside `mark` of its model's key; `on_load` hears of it then,
+        `on_speeds` now and then of what was measured, `on_wait` of a model that is needed and must wait until others
+        have run dry, `on_change` of any news.
         `look_at_device` may take its time; it says why the device is lost, if it is, and then `on_lost` hears of it.
         """
         self._loader = loader
         self._capacity = capacity
         self._meter = meter
         self._new_admission = new_admission
+        self._mark = mark
         self._on_load = on_load
         self._on_speeds = on_speeds
         self._on_wait = on_wait
@@ -235,7 +238,8 @@ class Residency:
         await asyncio.gather(*self._closing, return_exceptions=True)  # a dead engine may still hold memory
         is_whole = model.key in self._whole
         async with self._one_load:
-            loaded, event = await self._loader.bring(model, whole=is_whole, chunk_id=chunk_id)
+            with self._mark(model.key):
+                loaded, event = await self._loader.bring(model, whole=is_whole, chunk_id=chunk_id)
         lost = await asyncio.to_thread(self._look_at_device) if loaded is None else None
         self._loading.pop(model.key, None)
         waiting = [wait for wait in self._waiting if wait.ticket.model_key == model.key]

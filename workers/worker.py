@@ -14,8 +14,9 @@ from workers.broker import Broker
 from workers.bulk import BulkDesk
 from workers.cancels import Cancels
 from workers.engines import catalogue
+from workers.load_marks import LoadMarks
 from workers.loader import Loader
-from workers.messages import Chunk, Load, OnlineRequest, Prefetch, WorkerState
+from workers.messages import Chunk, Load, LoadEvent, OnlineRequest, Prefetch, WorkerState
 from workers.meter import Meter
 from workers.online import OnlineDesk
 from workers.prefetch import Prefetcher
@@ -24,6 +25,7 @@ from workers.replies import Replies
 from workers.residency import Residency
 from workers.settings import WorkerSettings
 
+DIED_LOADING = "the worker died while it loaded this"
 LAST_FLUSH_S = 5.0
 """How long a worker that ends tries to publish its last news."""
 log = logging.getLogger(__name__)
@@ -43,6 +45,11 @@ class Worker:
         self._cancels = Cancels(self._broker)
         self._replies = Replies(self._broker)
         self._reporter = Reporter(self._broker, self.state)
+        self._marks = LoadMarks(settings.data_dir, settings.name)
+        for key in self._marks.take_left():
+            log.error("in its former life this worker died while it loaded %s", key)
+            died = LoadEvent(model_key=key, seconds=0.0, error=DIED_LOADING, fault="engine", worker_died=True)
+            self._reporter.load(died)
         self._meter = Meter(full=settings.full_sequences)
         self._prefetcher = Prefetcher(settings.data_dir, is_at_hand=lambda key: self._residency.is_at_hand(key))
         self._residency = Residency(
@@ -58,6 +65,7 @@ class Worker:
                 online=settings.online_slots,
                 bulk_beside_online=settings.bulk_limit_beside_online,
             ),
+            mark=self._marks.mark,
             on_load=self._reporter.load,
             on_speeds=self._reporter.speeds,
             on_wait=self._prefetcher.begin,
@@ -138,6 +146,7 @@ class Worker:
         if self._draining:
             return
         self._draining = True
+        self._marks.close()
         self._reporter.changed()
         log.info("draining: running requests have %.0f s", self._settings.drain_s)
         await asyncio.gather(self._bulk.drain(self._settings.drain_s), self._online.drain(self._settings.drain_s))

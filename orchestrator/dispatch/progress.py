@@ -1,5 +1,6 @@
 """What a worker's progress message changes: units finished, leases renewed, loads recorded. One transaction each."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, P
 
 FAILED_LOADS_MAX = 3
 """A model whose engine fails to load so often in a row is not tried again; one that is itself at fault, never."""
+FATAL_LOADS_MAX = 5
+"""Nor is one whose workers die so often in a row while they load it. Workers are killed for other reasons, too."""
 log = structlog.get_logger()
 
 _FINISH = sa.text(
@@ -58,12 +61,12 @@ _CHARGE = sa.text(
 """Of units called off, or late, while they were out: their completions are ours, and say nothing of what they took."""
 _LOADED = sa.text(
     """
-    INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error, woken, failed_wake)
+    INSERT INTO load (worker, model_key, run_id, seconds, memory_bytes, error, woken, failed_wake, worker_died)
     VALUES (:worker, :model_key, (SELECT run_id FROM chunk WHERE id = :chunk_id), :seconds, :memory_bytes, :error,
-        :woken, :failed_wake)
+        :woken, :failed_wake, :worker_died)
     """
 )
-_LAST_LOADS = sa.text("SELECT error FROM load WHERE model_key = :model_key ORDER BY id DESC LIMIT :count")
+_LAST_LOADS = sa.text("SELECT error, worker_died FROM load WHERE model_key = :model_key ORDER BY id DESC LIMIT :count")
 _SEEN = sa.text(
     """
     INSERT INTO worker (name, state, seen_at) VALUES (:name, CAST(:state AS jsonb), now())
@@ -183,6 +186,20 @@ def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[st
     if load.fault == "model":
         faults.setdefault(load.model_key, load.error)
         return
-    errors = session.scalars(_LAST_LOADS, params={"model_key": load.model_key, "count": FAILED_LOADS_MAX}).all()
-    if len(errors) == FAILED_LOADS_MAX and all(errors):
-        faults.setdefault(load.model_key, f"loading failed {FAILED_LOADS_MAX} times in a row: {load.error}")
+    most = FAILED_LOADS_MAX + FATAL_LOADS_MAX - 1
+    latest = session.execute(_LAST_LOADS, {"model_key": load.model_key, "count": most}).all()
+    if (why := hopeless([(row.error is not None, row.worker_died) for row in latest])) is not None:
+        faults.setdefault(load.model_key, f"{why}: {load.error}")
+
+
+def hopeless(latest: Sequence[tuple[bool, bool]]) -> str | None:
+    """Why a model is not loaded again, from its latest loads, newest first: (it failed, its worker died); None: it is.
+
+    Only what came after the last load that was done counts.
+    """
+    deaths = [worker_died for _, worker_died in itertools.takewhile(lambda load: load[0], latest)]
+    if deaths.count(False) >= FAILED_LOADS_MAX:
+        return f"loading failed {FAILED_LOADS_MAX} times in a row"
+    if deaths.count(True) >= FATAL_LOADS_MAX:
+        return f"loading it killed a worker {FATAL_LOADS_MAX} times in a row"
+    return None

@@ -348,6 +348,8 @@ class LoadRow(SQLModel, table=True):
     """It slept in host memory and only had to wake up."""
     failed_wake: str | None = None
     """Why it was loaded anew although it slept."""
+    worker_died: bool = Field(default=False, sa_column=sa.Column(sa.Boolean, nullable=False, server_default=sa.false()))
+    """Its worker died in it, and told of it in its next life."""
     at: dt.datetime = _now()
 
 

@@ -129,6 +129,28 @@ def test_lines_whose_experts_engine_is_killed_while_it_loads_are_answered_by_ano
     assert 3 <= tries <= 3 + WINDOW - 1  # type: ignore[operator]  # what was out already when the third one failed
 
 
+def test_a_model_that_kills_its_worker_while_it_loads_is_set_aside_and_its_lines_go_to_another(
+    driver: Driver, redis_url: str, tmp_path: Path
+) -> None:
+    """As the kernel does that kills a control group for its memory: the worker's next life tells of it."""
+    deaths = 0
+    with WorkerProcess(redis_url, tmp_path / "worker") as worker:
+
+        def restart() -> None:
+            nonlocal deaths
+            if worker.process.poll() is not None:
+                deaths += 1
+                worker.begin()
+
+        run = submit(driver, {"big": "stub:big?kill_load=1&load_s=0.5", "ada": "stub:one"}, 100, k=1)
+        driver.until(lambda: driver.is_done(run), also=restart, timeout_s=90)
+    assert driver.scalar("SELECT count(*) FROM unit WHERE expert = 'big'") > 0  # type: ignore[operator]
+    assert driver.scalar("SELECT count(*) FROM instance WHERE error IS NULL AND answers -> 'ada' IS NOT NULL") == 100
+    reason = "SELECT state || ': ' || reason FROM expert WHERE name = 'big'"
+    assert "quarantined: loading it killed a worker 5 times in a row: the worker died" in str(driver.scalar(reason))
+    assert 5 <= deaths <= 5 + WINDOW - 1  # what was out already when the fifth was told
+
+
 def test_a_sleeping_engine_that_comes_back_wrong_is_counted_and_its_run_completes(
     driver: Driver, redis_url: str, tmp_path: Path
 ) -> None:

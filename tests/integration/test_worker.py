@@ -267,6 +267,27 @@ def test_a_worker_killed_and_restarted_works_on(own_worker: WorkerProcess) -> No
     assert own_worker.finished(2)["u1"].error is None
 
 
+def test_a_worker_killed_in_a_load_tells_of_it_once_in_its_next_life(own_worker: WorkerProcess) -> None:
+    model = Model(source="stub:large?load_s=60")
+    own_worker.send(Load(model=model))
+    until(lambda: (state := own_worker.state()) is not None and state.loading == model.key)
+    own_worker.terminate(signal.SIGKILL)
+    for _ in range(2):
+        own_worker.start()
+        (load,) = own_worker.loads()
+        assert (load.model_key, load.fault, load.worker_died) == (model.key, "engine", True)
+        own_worker.terminate(signal.SIGKILL)
+
+
+def test_a_worker_that_was_told_to_end_in_a_load_leaves_no_mark(own_worker: WorkerProcess) -> None:
+    model = Model(source="stub:large?load_s=60")
+    own_worker.send(Load(model=model))
+    until(lambda: (state := own_worker.state()) is not None and state.loading == model.key)
+    assert own_worker.terminate() == 0
+    own_worker.start()
+    assert own_worker.loads() == []
+
+
 def test_the_charges_of_requests_add_up_to_the_workers_busy_time(own_worker: WorkerProcess) -> None:
     models = [Model(source=f"stub:model-{i}?load_s=0.2&tokens_per_s=40") for i in range(2)]
     for number, model in enumerate(models * 2):

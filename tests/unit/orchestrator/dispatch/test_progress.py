@@ -18,3 +18,19 @@ def test_a_message_is_read_without_nul_and_with_texts_about_it() -> None:
     )
     assert read.loads[0].error == "bad file"
     assert read.state == state
+
+
+DONE, FAILED, DIED = (False, False), (True, False), (True, True)
+
+
+def test_a_model_is_given_up_after_failed_loads_in_a_row_and_later_if_workers_died_in_them() -> None:
+    assert progress.hopeless([FAILED, FAILED, FAILED]) == "loading failed 3 times in a row"
+    assert progress.hopeless([FAILED, FAILED, DONE, FAILED]) is None
+    assert progress.hopeless([DIED] * 4) is None
+    assert progress.hopeless([DIED] * 5) == "loading it killed a worker 5 times in a row"
+    assert progress.hopeless([DIED] * 4 + [DONE, DIED]) is None
+
+
+def test_deaths_of_workers_and_failures_that_engines_told_are_counted_apart() -> None:
+    assert progress.hopeless([DIED, FAILED, DIED, FAILED, DIED, DIED]) is None
+    assert progress.hopeless([DIED, FAILED, DIED, FAILED, DIED, DIED, FAILED]) is not None
