@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.answers import equality, grading, meaning
+from orchestrator.answers import equality, grading, looping, meaning
 from orchestrator.recruiting import tally
 from orchestrator.recruiting.values import Answered, Recruitment
 from skills.question import Question
@@ -41,8 +41,15 @@ class Fused:
 
 
 def is_usable(item: Answered) -> bool:
-    """Whether there is a text to show or to merge, be it parsed or not."""
-    return item.finish_reason in ("stop", "length") and bool(grading.visible(item.text))
+    """Whether there is a text to show or to merge, be it parsed or not; one that only repeats itself is none."""
+    if item.is_vote:
+        return True
+    return item.finish_reason in ("stop", "length") and bool(grading.visible(item.text)) and not _is_lost(item)
+
+
+def _is_lost(item: Answered) -> bool:
+    """It repeated itself until it was cut off. What ends by itself was meant so."""
+    return item.finish_reason == "length" and looping.is_looping(grading.visible(item.text))
 
 
 def agreed(answered: Sequence[Answered], question: Question, embed: meaning.Embed) -> list[Answered]:
@@ -192,6 +199,8 @@ def trouble(item: Answered) -> str:
         return "was late"
     if item.finish_reason not in ("stop", "length"):
         return "failed"
+    if _is_lost(item):
+        return "repeated itself until it was cut off"
     return "was cut off before its answer" if item.finish_reason == "length" else "gave no readable answer"
 
 

@@ -93,7 +93,8 @@ def test_what_is_no_answer_is_no_vote(house: House, fault: Fault) -> None:
         for line in run.results():
             assert not line["correct"]
             assert (line["answer"], line["fused"]["votes"]) == ("", {})
-            assert line["error"].count("was cut off before its answer") == 2
+            assert line["error"].count("was cut off before its answer") == 1
+            assert line["error"].count("repeated itself until it was cut off") == 1
 
 
 @pytest.mark.fault("13b", "the same in a batch and in a query")
@@ -101,33 +102,42 @@ def test_a_chat_request_that_nobody_answers_is_an_error_and_what_was_said_is_pas
     house: House, fault: Fault
 ) -> None:
     """As with OpenAI: an expert that is named says what it says, be it nothing; what is cut off is told to be."""
-    sources = {"mute": house.stub("mute", says=""), "loop": house.stub("loop", says="and so on", endless=1)}
-    mute, loop = house.pool(sources)
+    mute, loop, cut = house.pool(
+        {
+            "mute": house.stub("mute", says=""),
+            "loop": house.stub("loop", says="and so on", endless=1),
+            "cut": house.stub("cut", says="It all began a long time ago, in a land by the sea."),
+        }
+    )
+    _cut_off(house, cut, max_tokens=6)
     asked: dict[str, dict[str, Any]] = {
         "named-mute": {"model": mute},
         "named-loop": {"model": loop, "max_tokens": 9},
         "mute": {"muster": {"experts": [mute]}},
         "both": {"muster": {"experts": [mute, loop], "fusion": "vote"}},
+        "cut": {"muster": {"experts": [mute, loop, cut], "fusion": "vote"}},
     }
     made = [batch.request(0, **body) | {"custom_id": name} for name, body in asked.items()]
     with fault.attempt():
         run = batch.submit(house, made)
         run.wait_end()
-        check(fault, run, failed=1)
+        check(fault, run, failed=2)
         said = {line["custom_id"]: line["response"]["body"] for line in run.output()}
         choices = {name: body["choices"][0] for name, body in said.items()}
         told = {name: (each["finish_reason"], each["message"]["content"]) for name, each in choices.items()}
         assert told["named-mute"] == ("stop", "")
-        assert told["named-loop"][0] == told["both"][0] == "length"
+        assert told["named-loop"][0] == "length"
         assert told["named-loop"][1] == "and so on and so on and so on"
-        assert told["both"][1].startswith("and so on")
-        assert said["both"]["muster"]["votes"] == {}
-        (failed,) = run.errors()
-        assert (failed["custom_id"], failed["response"]["status_code"]) == ("mute", 502)
+        assert told["cut"] == ("length", "It all began a long time")
+        assert said["cut"]["muster"]["votes"] == {}
+        failed = {line["custom_id"]: line["response"] for line in run.errors()}
+        assert {name: each["status_code"] for name, each in failed.items()} == {"mute": 502, "both": 502}
+        assert f"{loop}: repeated itself" in failed["both"]["body"]["error"]["message"]
     with fault.attempt():
-        refused = house.ask("What is it? [stub:gold=7]", [mute])
+        refused = house.ask("What is it? [stub:gold=7]", [mute, loop])
         assert (refused.status_code, refused.json()["error"]["code"]) == (502, "experts_failed")
-        assert mute in refused.json()["error"]["message"]
+        assert f"{mute}: gave no readable answer" in refused.json()["error"]["message"]
+        assert f"{loop}: repeated itself" in refused.json()["error"]["message"]
 
 
 @pytest.mark.fault("14", "aggregator down")
@@ -199,9 +209,9 @@ def test_files_are_for_those_who_have_the_key(house: House, fault: Fault) -> Non
         assert _status(house, f"/v1/files/{file_id}/content", "as-key") == 404
 
 
-def _cut_off(house: House, expert: str) -> None:
-    """Let an expert's completions end after two words."""
-    limit = '{"max_tokens": 2}'
+def _cut_off(house: House, expert: str, *, max_tokens: int = 2) -> None:
+    """Let an expert's completions end after so many words."""
+    limit = f'{{"max_tokens": {max_tokens}}}'
     house.execute(
         "UPDATE expert SET sampling = sampling || :limit ::jsonb WHERE name = :name", limit=limit, name=expert
     )

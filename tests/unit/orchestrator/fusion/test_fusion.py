@@ -51,6 +51,21 @@ def test_unreadable_failed_and_late_answers_are_no_votes_and_lower_the_confidenc
     assert fused.note == "1 of 4 experts agree; a gave no readable answer, c was late, d failed"
 
 
+def test_who_only_repeated_itself_until_it_was_cut_off_said_nothing_and_is_told_of() -> None:
+    loop, mute = said("a", "", text="and so on " * 50, finish_reason="length"), said("b", "", text="")
+    assert fusion.choose(recruited(a=1, b=1), [loop, mute], FREE) == "none"
+    fused = fusion.best_single(recruited(a=1, b=1), [loop, mute])
+    assert (fused.method, fused.text) == ("none", "")
+    assert fused.note == "no expert answered: a repeated itself until it was cut off, b gave no readable answer"
+    prose = said("c", "", text="It all began a long time ago, in a land by the", finish_reason="length")
+    assert fusion.best_single(recruited(a=2, c=1), [loop, prose]).expert == "c"
+
+
+def test_a_repetition_that_was_meant_or_holds_an_answer_is_kept() -> None:
+    for chorus in (said("a", "", text="na " * 50), said("a", "4", text="x = 4. " * 50, finish_reason="length")):
+        assert fusion.best_single(recruited(a=1), [chorus]).expert == "a"
+
+
 def test_a_recruit_that_never_answered_is_named() -> None:
     assert "b gave no answer" in fusion.vote(recruited(a=1, b=1), [said("a", "A")]).note
 
