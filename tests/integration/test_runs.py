@@ -1,6 +1,7 @@
 """Runs from submission to report, on real servers, with workers that are real or say what a test needs."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -387,12 +388,16 @@ def test_live_experts_are_profiled_by_themselves_on_a_set_of_ones_own_and_anew_o
     ours = driver.settings.model_copy(update={"question_set": "ours"})
     driver.stager = Stager(engine=driver.engine, settings=ours, load_embedder=seeds.WordEmbedder)
     profiles = "SELECT count(*) FROM profile JOIN question_set ON question_set_id = question_set.id WHERE name = 'ours'"
+
+    def has(count: int) -> bool:
+        return driver.scalar(profiles) == count
+
     with driver.session() as session:
         seeds.live_pool(session, {"ada": "stub:one"})
     for version, count in enumerate((6, 7), start=1):
         with driver.session() as session:
             question_sets.store(session, "ours", seeds.questions(count), seeds.WordEmbedder())
-        driver.until(lambda version=version: driver.scalar(profiles) == version, also=fake.work)
+        driver.until(functools.partial(has, version), also=fake.work)
 
 
 @pytest.mark.parametrize("baselines", [False, True])

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.fusion import fusion
@@ -146,7 +146,6 @@ def test_a_useless_aggregator_gives_way_to_the_vote(completion: Answered) -> Non
     assert fused.note.startswith("the aggregator agg ")
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["A", "B", ""]), st.sampled_from(["stop", "length", "error", "late"])),

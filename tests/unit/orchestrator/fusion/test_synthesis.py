@@ -83,7 +83,7 @@ def test_nothing_is_known_of_others_and_of_other_strategies() -> None:
     assert learnt.gaining("paper") == ()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=60),
     st.floats(0, 1),

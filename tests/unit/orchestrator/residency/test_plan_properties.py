@@ -155,7 +155,7 @@ def test_one_worker_never_goes_on_with_work_that_is_much_younger(
                 assert queue.oldest_s < GRACE_S or queue.oldest_s - age_s[key] <= GRACE_S
 
 
-@settings(max_examples=20, deadline=None)  # each runs two hours of plans, one a minute
+@settings(max_examples=20)  # each runs two hours of plans, one a minute
 @given(
     rates=st.lists(st.integers(0, 24), min_size=2, max_size=4),
     load_s=st.floats(1, 300),
@@ -198,7 +198,7 @@ def test_nobody_starves_however_much_newer_work_comes_for_other_models(
     assert not waiting[rare] or min(came[0] for came in waiting.values() if came) >= rare_s - GRACE_S
 
 
-@settings(max_examples=20, deadline=None)  # each runs ten minutes of plans, two a second
+@settings(max_examples=20)  # each runs ten minutes of plans, two a second
 @given(load_s=st.floats(0.1, 40), chunk_s=st.floats(0.1, 40))
 def test_queries_for_two_models_in_turn_leave_overdue_work_its_window_a_minute(load_s: float, chunk_s: float) -> None:
     step_s, models = 0.5, dict.fromkeys(KEYS, Costs(load_s=load_s))

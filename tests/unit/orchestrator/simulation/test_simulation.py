@@ -87,7 +87,7 @@ def test_all_work_is_done_once_and_a_device_computes_one_thing_at_a_time() -> No
         assert {span.model for span in spans if span.stage != LOAD} <= set(loaded)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     experts=st.integers(2, 6),
     instances=st.integers(1, 200),
