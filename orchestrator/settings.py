@@ -65,8 +65,8 @@ class Settings(BaseSettings):
     """Largest JSON body (8 MiB)."""
     max_file_bytes: int = 512 * 2**20
     """Largest uploaded file (512 MiB)."""
-    max_batch_file_bytes: int = 200 * 2**20
-    """Largest uploaded file with purpose `batch` (200 MiB)."""
+    max_batch_file_bytes: int = 200_000_000
+    """Largest uploaded file with purpose `batch` (200 MB)."""
     allow_remote_code: bool = False
     """Whether experts may run code that comes with their weights (`trust_remote_code`)."""
     lease_s: float = 15.0

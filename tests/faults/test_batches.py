@@ -27,7 +27,7 @@ from tests.waiting import until
 CANCEL_S = 5.0
 SLICES = 2_400
 """Lines that are read in three turns and written in twelve."""
-LINES_MAX, BYTES_MAX = 50_000, 200 << 20
+LINES_MAX, BYTES_MAX = 50_000, 200_000_000
 GROWTH_BYTES = 100 << 20
 """What the orchestrator may grow by over the largest batch, whose files have many times that."""
 ROOM_BYTES = 100_000

@@ -249,7 +249,7 @@ def test_as_many_lines_as_may_be_are_taken(
 
 
 def test_a_file_that_is_one_byte_too_large_is_refused_at_its_upload(client: openai.OpenAI, driver: Driver) -> None:
-    assert driver.settings.max_batch_file_bytes == 200 * 2**20
+    assert driver.settings.max_batch_file_bytes == 200_000_000
     driver.settings.max_batch_file_bytes = 1000
     assert _upload(client, b"x" * 1000)
     with pytest.raises(openai.APIStatusError) as caught:
