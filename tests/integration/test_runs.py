@@ -26,6 +26,8 @@ from tests.fake_worker import FakeWorker
 from tests.worker_process import WorkerProcess
 from workers.messages import Completion
 
+UNITS = 24 * 4
+"""Of a run's 24 lines: the baselines have every line answered by all four experts."""
 TWO_MODELS = {"ada": "stub:one", "bob": "stub:one", "cyd": "stub:two", "dee": "stub:two"}
 
 
@@ -445,6 +447,16 @@ def test_progress_and_metrics_count_what_happened(driver: Driver, fake: FakeWork
         seen = events.snapshot(session, run.id)
     assert seen["lines"]["total"] == 24
     assert sum(expert["sent"] for expert in seen["experts"].values()) > 0
+    assert (seen["units_per_s"], seen["lines_per_s"], seen["eta_s"]) == (0, 0, None)  # nothing can be said yet
+    driver.until(lambda: driver.scalar("SELECT count(*) FROM instance WHERE stage = 'done'"), also=fake.work)
+    with driver.session() as session:
+        seen = events.snapshot(session, run.id)
+    done = sum(expert["done"] for expert in seen["experts"].values())
+    assert 0 < done < UNITS
+    assert 0 < seen["lines"]["done"] < 24
+    assert seen["units_per_s"] == pytest.approx(done / seen["elapsed_s"], rel=0.05)
+    assert seen["lines_per_s"] == pytest.approx(seen["lines"]["done"] / seen["elapsed_s"], rel=0.05)
+    assert seen["eta_s"] == pytest.approx((UNITS - done) / seen["units_per_s"], rel=0.05, abs=0.1)
     driver.until(lambda: driver.is_done(run.id), also=fake.work)
     with driver.session() as session:
         seen = events.snapshot(session, run.id)
