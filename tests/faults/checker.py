@@ -59,6 +59,12 @@ def check(fault: Fault, run: Run, *, failed: int = 0, status: str = "completed")
     return verdict
 
 
+def check_undisturbed(fault: Fault, run: Run) -> None:
+    """`check`, of a run nothing of which was lost or begun twice: under leases that do not pass by chance."""
+    assert check(fault, run).starts == run.units()
+    assert run.units("attempts > 0") == run.losses() == run.lost_chunks() == 0
+
+
 def _check_counts(run: Run, verdict: Verdict) -> None:
     counts = run.shown()["request_counts"]
     total = len(run.line_ids)

@@ -11,8 +11,8 @@ import kombu.connection
 import pytest
 
 from tests.faults import batch
-from tests.faults.checker import check, judge
-from tests.faults.house import LEASE_S, House, lines, points
+from tests.faults.checker import check, check_undisturbed, judge
+from tests.faults.house import LEASE_S, LONG_LEASE, House, lines, points
 from tests.faults.ledger import Fault
 from tests.waiting import until
 from workers.celery_app import EXIT_DEVICE_LOST
@@ -66,6 +66,8 @@ def test_a_worker_killed_at_random_points_loses_no_line(house: House, fault: Fau
 @pytest.mark.fault("2", "SIGTERM: what runs ends, the rest is handed back")
 def test_a_drained_worker_costs_no_unit_anything(house: House, fault: Fault) -> None:
     slow = house.stub("one", latency_s=0.2)
+    house.orchestrator.stop()
+    house.orchestrator.start(**LONG_LEASE)
     with fault.attempt():
         run = house.submit(house.pool({"ada": slow}), lines(120))
         run.wait_done(10)
@@ -73,8 +75,7 @@ def test_a_drained_worker_costs_no_unit_anything(house: House, fault: Fault) -> 
             assert worker.stop() == 0
             worker.start()
         run.wait_end()
-        check(fault, run)
-        assert run.units("attempts > 0") == run.unexplained_losses() == 0
+        check_undisturbed(fault, run)
 
 
 @pytest.mark.fault("6", "task outlives the visibility timeout")
