@@ -55,7 +55,7 @@ def check(fault: Fault, run: Run, *, failed: int = 0, status: str = "completed")
     assert run.status == status
     assert verdict.failed == failed
     _check_counts(run, verdict)
-    _check_house(run.house)
+    check_house(run.house)
     return verdict
 
 
@@ -77,8 +77,8 @@ def _check_counts(run: Run, verdict: Verdict) -> None:
     assert still_out == 0
 
 
-def _check_house(house: House) -> None:
-    """No process without a parent, and nobody who holds on to memory."""
+def check_house(house: House) -> None:
+    """No process without a parent, and nobody who holds on to memory; parts that are down have left nothing."""
     until(lambda: not house.left_behind(), timeout_s=10)
     grown = {name: now - house.baseline[name] for name, now in house.memory().items()}
     assert all(growth < GROWTH_BYTES for growth in grown.values()), grown

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.checker import check_house
 from tests.faults.house import House
 from tests.faults.ledger import Fault, Ledger
 from tests.stack import WEIGHTS
@@ -28,10 +29,11 @@ def standing_house() -> Iterator[House]:
 
 
 @pytest.fixture
-def house(standing_house: House) -> House:
-    """Everything up and idle, whatever the last test did."""
+def house(standing_house: House) -> Iterator[House]:
+    """Everything up and idle, whatever the last test did; looked over once this one is through."""
     standing_house.mend()
-    return standing_house
+    yield standing_house
+    check_house(standing_house)
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def test_a_run_keeps_the_versions_it_was_submitted_with(house: House, fault: Fau
             assert run.units("request::text LIKE '%another%'") == 0
         assert disturbed[0].shown()["experts"] == dict.fromkeys(experts, 1)
         later.wait_end()
+        check(fault, later)
         assert _decided(later) != _decided(undisturbed[0])  # it knows the newer profile
 
 
