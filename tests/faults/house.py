@@ -192,6 +192,12 @@ class House:
         made = self.http.post("/v1/files", files={"file": ("lines.jsonl", content)}, data={"purpose": "batch"})
         return str(made.raise_for_status().json()["id"])
 
+    def mixed_pool(self, number: int) -> list[str]:
+        """Two experts, one with its engine in a process of its own; of models that only this `number` has loaded."""
+        slow = {"latency_s": 0.2}
+        sources = {"ada": self.stub(f"one{number}", **slow), "bob": self.stub(f"two{number}", child=1, **slow)}
+        return self.pool(sources)
+
     def ask(self, text: str, experts: Sequence[str], **options: Any) -> httpx.Response:
         """One question, online."""
         asked = {"experts": list(experts), "k": len(experts), **options}
@@ -316,6 +322,17 @@ class Run:
     def wait_done(self, units: int, *, timeout_s: float = 30.0) -> None:
         """Until so many units are committed."""
         until(lambda: self.units("state = 'done'") >= units or self.has_ended(), timeout_s=timeout_s)
+
+    @property
+    def took_s(self) -> float:
+        """From its submission to its end."""
+        took = "SELECT extract(epoch FROM ended_at - created_at)::float FROM run WHERE id = :run"
+        return float(self.house.value(took, run=self.id))
+
+    def kill_somebody(self, draw: random.Random, *, within_s: float) -> None:
+        """kill -9 one of the workers at a moment that nobody chose, from now on: whatever it does just then."""
+        time.sleep(draw.uniform(0, within_s))  # the random point, not a wait for something
+        draw.choice(self.house.workers).kill()
 
     def kill_holder(self) -> None:
         """kill -9 a worker that is in the middle of some of its units: begun by its engine, and not told of."""

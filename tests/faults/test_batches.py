@@ -101,15 +101,25 @@ def test_the_largest_batch_is_read_and_written_in_bounded_memory(house: House, f
 @pytest.mark.fault("1d", "worker killed during a batch")
 @pytest.mark.timeout(300)
 def test_a_worker_killed_during_a_batch_loses_no_line(house: House, fault: Fault, is_full: bool) -> None:
-    slow = house.stub("one", latency_s=0.2)
-    house.pool({"ada": slow, "bob": slow})
-    for point in points(5 if is_full else 1, units=120):
+    """In turn: caught in the middle of some units, and at any moment."""
+    draw = random.Random(2)
+
+    def submit(number: int) -> Batch:
+        asked = {"k": 2, "fusion": "vote", "experts": house.mixed_pool(number)}
+        return batch.submit(house, requests(60, muster=asked))
+
+    usual = submit(0)
+    usual.wait_end()
+    for number, point in enumerate(points(10 if is_full else 2, units=120), 1):
         with fault.attempt():
-            run = batch.submit(house, requests(60))
-            run.wait_done(point)
-            run.kill_holder()
+            run = submit(number)
+            if is_caught := bool(number % 2):
+                run.wait_done(point)
+                run.kill_holder()
+            else:
+                run.kill_somebody(draw, within_s=usual.took_s)
             house.keep_running(run, timeout_s=40)
-            assert check(fault, run).starts > run.units()
+            assert check(fault, run).starts > run.units() or not is_caught
 
 
 @pytest.mark.fault("3b", "API killed in mid-submission of a batch, same idempotency key")

@@ -37,13 +37,13 @@ def test_a_batch_whose_workers_are_killed_again_and_again_loses_no_line(
     house.pool({"ada": model, "bob": model})
     undisturbed = batch.submit(house, batch.requests(count))
     undisturbed.wait_end(timeout_s=1500)
-    every_s = 10.0 if is_full else min(2.0, _seconds(undisturbed) / 3)
+    every_s = 10.0 if is_full else min(2.0, undisturbed.took_s / 3)
     with fault.attempt():
         disturbed = batch.submit(house, batch.requests(count))
         down_s = _kill_in_turn(house, disturbed, every_s)
         check(fault, disturbed)
         assert down_s
-        took_s, usual_s = _seconds(disturbed), _seconds(undisturbed)
+        took_s, usual_s = disturbed.took_s, undisturbed.took_s
         fault.note = (
             f"{count} lines in {took_s:.0f} s with {len(down_s)} kills, in {usual_s:.0f} s with none"
             f" ({took_s / usual_s:.2f} times as long); after a kill a worker was away for"
@@ -118,8 +118,3 @@ def _kill_in_turn(house: House, run: Run, every_s: float) -> list[float]:
     until(look, timeout_s=1500)
     until(are_back, timeout_s=30)
     return down_s
-
-
-def _seconds(run: Run) -> float:
-    ended = "SELECT extract(epoch FROM ended_at - created_at)::float FROM run WHERE id = :run"
-    return float(run.house.value(ended, run=run.id))

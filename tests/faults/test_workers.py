@@ -1,6 +1,7 @@
 """Workers that die, drain, freeze, come back, and read the wrong time."""
 
 import os
+import random
 import shutil
 import subprocess
 import time
@@ -52,15 +53,20 @@ time_t time(time_t *out) {
 @pytest.mark.fault("1", "worker killed at a random point")
 @pytest.mark.timeout(900)
 def test_a_worker_killed_at_random_points_loses_no_line(house: House, fault: Fault, is_full: bool) -> None:
-    slow = house.stub("one", latency_s=0.2)
-    experts = house.pool({"ada": slow, "bob": slow})
-    for point in points(20 if is_full else 2, units=120):
+    """In turn: caught in the middle of some units, and at any moment, be it of a load, a claim or a message."""
+    draw = random.Random(1)
+    usual = house.submit(house.mixed_pool(0), lines(60))
+    usual.wait_end()
+    for number, point in enumerate(points(20 if is_full else 2, units=120), 1):
         with fault.attempt():
-            run = house.submit(experts, lines(60))
-            run.wait_done(point)
-            run.kill_holder()
+            run = house.submit(house.mixed_pool(number), lines(60))
+            if is_caught := bool(number % 2):
+                run.wait_done(point)
+                run.kill_holder()
+            else:
+                run.kill_somebody(draw, within_s=usual.took_s)
             house.keep_running(run, timeout_s=40)
-            assert check(fault, run).starts > run.units()  # it was in the middle of some
+            assert check(fault, run).starts > run.units() or not is_caught
 
 
 @pytest.mark.fault("2", "SIGTERM: what runs ends, the rest is handed back")
