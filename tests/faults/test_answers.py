@@ -48,17 +48,26 @@ def test_an_expert_that_cannot_be_loaded_is_set_aside_once_and_others_answer(hou
 
 @pytest.mark.fault("12", "an expert slower than its deadline")
 def test_a_slow_expert_is_left_out_and_named(house: House, fault: Fault) -> None:
-    experts = house.pool({"ada": house.stub("one"), "slow": house.stub("slow", latency_s=100)})
+    quick = house.stub("one", p=1, q=1)
+    experts = house.pool({"ada": quick, "bob": quick, "slow": house.stub("slow", latency_s=100)})
+    slow = experts[2]
     house.orchestrator.stop()
     house.orchestrator.start(MUSTER_LATE_S="4")
     with fault.attempt():
-        run = house.submit(experts, lines(20))
+        run = house.submit(experts, lines(20), k=3)
         run.wait_end()
         check(fault, run)
-        assert all(f"{experts[1]} was late" in line["fused"]["note"] for line in run.results())
+        for line in run.results():
+            assert {name for name, answer in line["answers"].items() if answer["answer"]} == set(experts[:2])
+            (late,) = [each for each in line["completions"] if each["expert"] == slow]
+            assert (late["state"], late["finish_reason"]) == ("failed", "late")
+            assert line["fused"]["note"].endswith(f"2 of 3 experts agree; {slow} was late")
+            assert line["correct"]
     with fault.attempt():
-        answer = house.ask("What is it? [stub:gold=7]", experts, budget={"seconds": 2}).raise_for_status().json()
-        assert experts[1] in answer["muster"]["note"]
+        asked = {"fusion": "vote", "budget": {"seconds": 2}}
+        answer = house.ask("What is it? [stub:gold=7]", experts, **asked).raise_for_status().json()
+        assert len(answer["muster"]["votes"]) == 1
+        assert f"2 of 3 experts agree; {slow} was late" in answer["muster"]["note"]
 
 
 @pytest.mark.fault("13", "empty, cut-off, looping and evasive output")
