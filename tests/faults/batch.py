@@ -1,8 +1,9 @@
 """A batch under way in the house, read as its client reads it: by its output and error files."""
 
+import io
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -33,9 +34,9 @@ def content(lines: Iterable[Json]) -> bytes:
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-def upload(house: House, lines: bytes) -> str:
+def upload(house: House, lines: bytes | io.RawIOBase) -> str:
     """As a file for a batch; its id."""
-    made = house.http.post("/v1/files", files={"file": ("lines.jsonl", lines)}, data={"purpose": "batch"})
+    made = house.http.post("/v1/files", files={"file": ("lines.jsonl", cast("Any", lines))}, data={"purpose": "batch"})
     return str(made.raise_for_status().json()["id"])
 
 

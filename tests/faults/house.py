@@ -7,7 +7,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -389,14 +388,6 @@ def points(count: int, *, units: int) -> list[int]:
     """
     draw = random.Random(1)
     return [1 + int((number + draw.random()) / count * 0.8 * units) for number in range(count)]
-
-
-def id_told(submitted: Future[httpx.Response]) -> str | None:
-    """What the client learnt whose API was killed: the id of what it submitted, if that."""
-    try:
-        return str(submitted.result().json()["id"])
-    except httpx.HTTPError:
-        return None
 
 
 def lines(count: int, *, marks: str = "", prefix: str = "line") -> list[Question]:

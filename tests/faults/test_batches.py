@@ -14,14 +14,16 @@ from resource import RLIMIT_FSIZE, prlimit
 from tempfile import TemporaryFile
 from typing import Any
 
+import httpx
 import pytest
 
 from orchestrator.storage import files, partial
 from tests.faults import batch, parts
 from tests.faults.batch import Batch, request, requests
 from tests.faults.checker import check
-from tests.faults.house import House, id_told, points
+from tests.faults.house import House, points
 from tests.faults.ledger import Fault
+from tests.faults.submissions import HalfSent, cut_short, moments
 from tests.waiting import until
 
 CANCEL_S = 5.0
@@ -30,6 +32,7 @@ SLICES = 2_400
 LINES_MAX, BYTES_MAX = 50_000, 200_000_000
 GROWTH_BYTES = 100 << 20
 """What the orchestrator may grow by over the largest batch, whose files have many times that."""
+UPLOAD_BYTES = 32 << 20
 ROOM_BYTES = 100_000
 """What a disk takes before it is full: the beginning of an output file."""
 
@@ -128,23 +131,52 @@ def test_a_batch_cut_short_and_sent_again_is_one_batch(house: House, fault: Faul
     model = house.stub("one")
     house.pool({"ada": model, "bob": model})
     asked = requests(60)
-    draw = random.Random(3)
-    for number in range(10 if is_full else 1):
-        with fault.attempt(), ThreadPoolExecutor() as threads:
+    for number, after_s in enumerate(moments(10 if is_full else 2)):
+        with fault.attempt():
             key, file_id = f"batch-{number}", batch.upload(house, batch.content(asked))
-            first = threads.submit(batch.create, house, file_id, key=key)
-            time.sleep(draw.uniform(0, 0.05))  # the random point, not a wait for something
-            house.api.kill()
-            house.api.start()
-            until(house.is_ready, timeout_s=30)
-            lost = id_told(first)
+            told = cut_short(house, lambda: batch.create(house, file_id, key=key), after_s=after_s)  # noqa: B023
+            assert told is None or after_s is not None
             ids = {batch.create(house, file_id, key=key).raise_for_status().json()["id"] for _ in range(2)}
             assert len(ids) == 1
-            assert lost is None or lost in ids
+            assert told is None or told in ids
             assert house.value("SELECT count(*) FROM run WHERE idempotency_key = :key", key=key) == 1
             run = Batch(house, ids.pop(), [line["custom_id"] for line in asked])
             run.wait_end()
             check(fault, run)
+
+
+@pytest.mark.fault("3c", "API killed in mid-upload")
+def test_an_upload_cut_short_leaves_no_file_and_works_again(house: House, fault: Fault) -> None:
+    content = random.Random(3).randbytes(UPLOAD_BYTES)
+    with fault.attempt(), ThreadPoolExecutor() as threads:
+        before, listed = _visible(house), _listed(house)
+        coming = HalfSent(content)
+        cut = threads.submit(batch.upload, house, coming)
+        try:
+            until(lambda: _hidden_bytes(house) > UPLOAD_BYTES // 3)
+            house.api.kill()
+        finally:
+            coming.goes_on.set()
+        with pytest.raises(httpx.HTTPError):
+            cut.result()
+        house.api.start()
+        until(house.is_ready, timeout_s=30)
+        assert (_visible(house), _listed(house)) == (before, listed)
+        file_id = batch.upload(house, content)
+        assert _listed(house) == listed | {file_id}
+        assert house.http.get(f"/v1/files/{file_id}/content").raise_for_status().content == content
+        house.http.delete(f"/v1/files/{file_id}").raise_for_status()
+
+
+def _listed(house: House) -> set[str]:
+    """Files that the API lists."""
+    return {file["id"] for file in house.http.get("/v1/files").raise_for_status().json()["data"]}
+
+
+def _hidden_bytes(house: House) -> int:
+    """Of the largest file that has no name yet."""
+    parts_there = files.folder(house.settings).glob(f".*{partial.SUFFIX}")
+    return max((place.stat().st_size for place in parts_there), default=0)
 
 
 @pytest.mark.fault("4c", "Valkey flushed during a batch")

@@ -1,6 +1,5 @@
 """What clients meet when the API dies, is cut off or is asked too much; and how they call a run off."""
 
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from statistics import quantiles
@@ -10,9 +9,10 @@ import httpx
 import pytest
 
 from tests.faults.checker import check
-from tests.faults.house import House, Run, id_told, lines
+from tests.faults.house import House, Run, lines
 from tests.faults.ledger import Fault
 from tests.faults.proxy import Proxy
+from tests.faults.submissions import cut_short, moments
 from tests.waiting import until
 from workers.messages import PROGRESS_STREAM, Progress
 
@@ -25,20 +25,15 @@ IN_FLIGHT = 4
 def test_a_submission_cut_short_and_sent_again_is_one_run(house: House, fault: Fault, is_full: bool) -> None:
     experts = house.pool({"ada": house.stub("one")})
     asked = lines(200)
-    draw = random.Random(3)
-    for number in range(10 if is_full else 2):
-        with fault.attempt(), ThreadPoolExecutor() as threads:
+    for number, after_s in enumerate(moments(10 if is_full else 2)):
+        with fault.attempt():
             key = f"submission-{number}"
             body = {"file_id": house.upload(asked), "experts": experts, "k": 1, "fusion": "vote", "baselines": False}
-            first = threads.submit(_submit, house, body, key)
-            time.sleep(draw.uniform(0, 0.15))  # the random point, not a wait for something
-            house.api.kill()
-            house.api.start()
-            until(house.is_ready, timeout_s=30)
-            lost = id_told(first)
+            told = cut_short(house, lambda: _submit(house, body, key), after_s=after_s)  # noqa: B023
+            assert told is None or after_s is not None
             ids = {_submit(house, body, key).json()["id"] for _ in range(2)}
             assert len(ids) == 1
-            assert lost is None or lost in ids
+            assert told is None or told in ids
             assert house.value("SELECT count(*) FROM run WHERE idempotency_key = :key", key=key) == 1
             run = Run(house, ids.pop(), [question.id for question in asked])
             run.wait_end()
