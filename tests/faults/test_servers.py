@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,13 +20,17 @@ from redis.client import Monitor
 
 from orchestrator.local.embedded import postgres_binaries
 from orchestrator.storage import database
+from tests.faults import batch
 from tests.faults.checker import check, check_undisturbed
 from tests.faults.house import LONG_LEASE, House, lines, until_raises_nothing
 from tests.faults.ledger import Fault
 from tests.waiting import until
-from workers.messages import PROGRESS_STREAM
+from workers.messages import PROGRESS_STREAM, reply_stream
 
 COPIES = 2
+QUERIES = 8
+REPLIES_KEPT_S = 60
+"""Copies may come when the query is over, and their stream deleted: nobody would delete it again."""
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -119,17 +124,32 @@ def test_messages_that_come_three_times_count_once(house: House, fault: Fault) -
     house.orchestrator.stop()
     house.orchestrator.start(**LONG_LEASE)
     with fault.attempt(), tripled(house) as copied:
-        run = house.submit(house.pool({"ada": model, "bob": model}), lines(100))
-        run.wait_end()
-        check_undisturbed(fault, run)
-    assert copied["chunks"] >= COPIES * 4
+        experts = house.pool({"ada": model, "bob": model})
+        runs = house.submit(experts, lines(100)), batch.submit(house, batch.requests(60))
+        before = _queries_begun(house)
+        for number in range(QUERIES):
+            answer = house.ask(f"What is number {number}? [stub:say=It is (7).]", experts, fusion="vote")
+            (choice,) = answer.raise_for_status().json()["choices"]
+            assert choice["message"]["content"] == "It is (7)."
+        for run in runs:
+            run.wait_end()
+            check_undisturbed(fault, run)
+        begun = _queries_begun(house) - before
+        assert begun.total() == len(begun) == QUERIES * len(experts)
+    assert copied["messages"] >= COPIES * 8
     assert copied["progress"] >= COPIES * 4
+    assert copied["replies"] >= COPIES * QUERIES * len(experts)
+
+
+def _queries_begun(house: House) -> Counter[str]:
+    """What engines began for queries: generation -> how often."""
+    return Counter(re.findall(r" (online/\S+)$", house.journal.read_text(), re.MULTILINE))
 
 
 @contextlib.contextmanager
 def tripled(house: House) -> Iterator[dict[str, int]]:
-    """Whatever is sent to a worker or the orchestrator is sent twice more, as soon as the broker has it."""
-    copied = {"chunks": 0, "progress": 0}
+    """Whatever is sent to a worker, the orchestrator or a query is sent twice more, as soon as the broker has it."""
+    copied = {"messages": 0, "progress": 0, "replies": 0}
     ends = threading.Event()
     listening = threading.Event()
     client: redis.Redis = redis.Redis.from_url(house.valkey.url, decode_responses=True)
@@ -142,11 +162,16 @@ def tripled(house: House) -> Iterator[dict[str, int]]:
                     again["headers"]["copy"] = True
                     again["properties"]["delivery_tag"] = str(uuid.uuid4())
                     client.lpush(queue, json.dumps(again))
-                    copied["chunks"] += 1
+                    copied["messages"] += 1
             case ["XADD", stream, *_, "progress", progress] if stream == PROGRESS_STREAM:
                 for _ in range(COPIES):
                     client.xadd(PROGRESS_STREAM, {"progress": progress, "copy": "1"})
                     copied["progress"] += 1
+            case ["XADD", stream, *_, "delta", delta] if stream.startswith(reply_stream("")):
+                for _ in range(COPIES):
+                    client.xadd(stream, {"delta": delta, "copy": "1"})
+                    copied["replies"] += 1
+                client.expire(stream, REPLIES_KEPT_S)
 
     def listen() -> None:
         with Monitor(client.connection_pool) as monitor:  # type: ignore[no-untyped-call]
