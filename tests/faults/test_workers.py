@@ -129,11 +129,7 @@ def test_a_frozen_worker_comes_back_too_late_for_everything(house: House, fault:
 @pytest.mark.fault("10", "a line that kills its engine")
 @pytest.mark.parametrize("dies", ["engine", "worker"])
 @pytest.mark.timeout(240)
-def test_a_poisonous_line_is_isolated_and_the_rest_is_answered(
-    house: House, fault: Fault, dies: str, is_full: bool
-) -> None:
-    if dies == "worker" and not is_full:
-        pytest.skip("five leases long: in the full form only")
+def test_a_poisonous_line_is_isolated_and_the_rest_is_answered(house: House, fault: Fault, dies: str) -> None:
     model = house.stub("one", child=int(dies == "engine"), latency_s=0.05)
     with fault.attempt():
         run = house.submit(house.pool({"ada": model}), [*lines(40), *lines(1, prefix="bad", marks="[stub:poison]")])
