@@ -161,6 +161,31 @@ def test_without_the_aggregator_the_experts_vote(house: House, fault: Fault) -> 
         assert all(line["correct"] for line in run.results())
 
 
+@pytest.mark.fault("14b", "aggregator that dies in mid-run, again and again")
+def test_an_aggregator_that_dies_again_and_again_costs_no_line(house: House, fault: Fault) -> None:
+    for worker in house.workers:
+        worker.kill()
+        worker.start("--stall-s", "0.5")
+    good = house.stub("one", p=1, q=1)
+    with fault.attempt():  # every engine of its gets through some lines
+        chief = house.stub("chief", child=1, hang_at=15, p=1, q=1)
+        members = house.pool({"ada": good, "bob": good, "chief": chief})
+        run = house.submit(members, lines(40), k=2, fusion="aggregate", aggregator=members[2])
+        run.wait_end()
+        check(fault, run)
+        assert {line["fused"]["method"] for line in run.results()} == {"aggregate"}
+        assert all(line["correct"] for line in run.results())
+        assert run.losses() > 0
+    with fault.attempt():  # what an expert says kills it each time
+        deadly = house.stub("deadly", says="[stub:die] The answer is (A).")
+        members = house.pool({"ada": good, "bob": deadly, "chief": house.stub("chief")})
+        run = house.submit(members, lines(3), k=3, fusion="aggregate", aggregator=members[2])
+        run.wait_end()
+        check(fault, run)
+        assert all(f"the aggregator {members[2]} failed" in line["fused"]["note"] for line in run.results())
+        assert {line["fused"]["method"] for line in run.results()} == {"vote"}
+
+
 @pytest.mark.fault("15", "keyword model down")
 def test_without_the_keyword_model_the_questions_own_embedding_is_used(house: House, fault: Fault) -> None:
     sources = {"ada": house.stub("one"), "bob": house.stub("one"), "words": house.stub("words", fail_load="gone")}
