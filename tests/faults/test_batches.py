@@ -27,6 +27,7 @@ from tests.faults.submissions import HalfSent, cut_short, moments
 from tests.waiting import until
 
 CANCEL_S = 5.0
+LARGE, LARGE_CANCEL_S = 20_000, 30.0
 SLICES = 2_400
 """Lines that are read in three turns and written in twelve."""
 LINES_MAX, BYTES_MAX = 50_000, 200_000_000
@@ -213,6 +214,29 @@ def test_a_cancelled_batch_ends_within_seconds_and_keeps_what_is_done(house: Hou
         run.wait_end()
         assert time.monotonic() - cancelled_s < CANCEL_S
         assert len(run.output()) > 5
+        _check_called_off(fault, run, "cancelled", "batch_cancelled")
+
+
+@pytest.mark.fault("17c", "a large batch cancelled in mid-run")
+@pytest.mark.timeout(600)
+def test_a_large_batch_begins_nothing_more_once_it_is_cancelled(house: House, fault: Fault, is_full: bool) -> None:
+    if not is_full:
+        pytest.skip("a minute long: in the full form only")
+    (expert,) = house.pool({"ada": house.stub("one")})
+    with fault.attempt():
+        run = batch.submit(house, requests(LARGE, model=expert))
+        run.wait_done(LARGE // 8, timeout_s=180)
+        cancelled_s = time.monotonic()
+        house.http.post(f"/v1/batches/{run.id}/cancel").raise_for_status()
+        run.wait_end(timeout_s=LARGE_CANCEL_S)
+        ended_s = time.monotonic() - cancelled_s
+        last_s = max(at for at, _ in house.starts()) - cancelled_s
+        kept = len(run.output())
+        fault.note = (
+            f"{kept} of {LARGE} lines kept; the last began after {last_s:.1f} s, the end came after {ended_s:.1f} s"
+        )
+        assert last_s < CANCEL_S
+        assert LARGE // 8 <= kept < LARGE
         _check_called_off(fault, run, "cancelled", "batch_cancelled")
 
 
