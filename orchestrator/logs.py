@@ -9,7 +9,9 @@ import structlog
 def configure(level: str) -> None:
     """Set up structlog for this process: to stderr, at `level` (a name such as "INFO")."""
     is_terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if is_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
+    # Plain: the other kind prints every variable, clients' keys among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if is_terminal else structlog.processors.JSONRenderer(ensure_ascii=False)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
