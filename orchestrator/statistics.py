@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 Z95 = 1.959963984540054
 RESAMPLES = 4000
-_BLOCK = 2_000_000
-"""Draws held in memory at once."""
+_BLOCK = 200_000
+"""Draws held in memory at once, 16 bytes each: a report is made where runs are driven."""
 
 
 @dataclass(frozen=True, kw_only=True)
