@@ -1,5 +1,6 @@
 """Texts to vectors, by all-MiniLM-L6-v2 (the paper's embedder) in 8 bits (`skills/minilm.py`), on onnxruntime."""
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,7 +34,8 @@ class Embedder:
         """`session` runs the graph of `skills.minilm`."""
         self._session = session
         self._tokenizer = tokenizer
-        self._cache: OrderedDict[str, Floats] = OrderedDict()
+        self._cache: OrderedDict[bytes, Floats] = OrderedDict()
+        """By a digest: the texts may be long, and are not ours to keep."""
         self._lock = threading.Lock()
 
     @classmethod
@@ -65,17 +67,18 @@ class Embedder:
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """(len(texts), 384), unit rows, in the order of `texts`."""
+        keys = [hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest() for text in texts]
         with self._lock:
-            rows = {text: self._cache[text] for text in texts if text in self._cache}
-        missing = [text for text in dict.fromkeys(texts) if text not in rows]
-        rows.update(zip(missing, self._compute(missing), strict=True))
+            rows = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}
+        rows.update(zip(missing, self._compute(list(missing.values())), strict=True))
         with self._lock:
-            for text, row in rows.items():
-                self._cache[text] = row
-                self._cache.move_to_end(text)
+            for key, row in rows.items():
+                self._cache[key] = row
+                self._cache.move_to_end(key)
             while len(self._cache) > _CACHED_TEXTS:
                 self._cache.popitem(last=False)
-        return np.stack([rows[text] for text in texts]) if texts else np.zeros((0, DIMENSIONS), np.float32)
+        return np.stack([rows[key] for key in keys]) if keys else np.zeros((0, DIMENSIONS), np.float32)
 
     def _compute(self, texts: Sequence[str]) -> Floats:
         """One text at a time: nothing is padded, and a vector depends on its text alone."""
