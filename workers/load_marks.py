@@ -17,9 +17,7 @@ class LoadMarks:
 
     def take_left(self) -> tuple[str, ...]:
         """Keys of the models that a former life was loading when it died; they are told once."""
-        left = tuple(sorted(path.name for path in self._folder.glob("*")))
-        self._clear()
-        return left
+        return tuple(path.name for path in sorted(self._folder.glob("*")) if self._remove(path))
 
     @contextlib.contextmanager
     def mark(self, model_key: str) -> Iterator[None]:
@@ -46,6 +44,11 @@ class LoadMarks:
             self._remove(path)
 
     @staticmethod
-    def _remove(path: Path) -> None:
-        with contextlib.suppress(OSError):
+    def _remove(path: Path) -> bool:
+        """False if it stays: it would be told again and again."""
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("a mark of a load stays: %s", error)
+            return False
+        return True

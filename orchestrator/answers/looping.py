@@ -9,13 +9,16 @@ _MAX_CHARS = 8_000
 """Of longer texts the end is looked at."""
 
 
-@functools.lru_cache(maxsize=256)
 def is_looping(text: str) -> bool:
     """Whether the last half of `text`, or more of it, is one piece repeated at least `REPEATS_MIN` times.
 
     Letter for letter, but for blanks: what only resembles a loop, as a list does, is none.
     """
-    backwards = " ".join(text.split())[: -_MAX_CHARS - 1 : -1]
+    return _begins_looping(" ".join(text.split())[: -_MAX_CHARS - 1 : -1])
+
+
+@functools.lru_cache(maxsize=256)
+def _begins_looping(backwards: str) -> bool:
     least = max(CHARS_MIN, len(backwards) // 2)
     # Knuth, Morris, Pratt: `border[i]` is the longest start of the first i + 1 characters that is their end, too; what
     # is left of them beside it is their shortest period.

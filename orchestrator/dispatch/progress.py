@@ -1,6 +1,7 @@
 """What a worker's progress message changes: units finished, leases renewed, loads recorded. One transaction each."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,9 @@ from workers.messages import PROGRESS_STREAM, Completion, Finished, LoadEvent, P
 FAILED_LOADS_MAX = 3
 """A model whose engine fails to load so often in a row is not tried again; one that is itself at fault, never."""
 FATAL_LOADS_MAX = 5
-"""Nor is one whose workers die so often in a row while they load it. Workers are killed for other reasons, too."""
+"""Nor is one that one worker died of so often in a row while it loaded it. Workers are killed for other reasons, too,
+and with their machine all at once."""
+LOADS_LOOKED_AT = 100
 log = structlog.get_logger()
 
 _FINISH = sa.text(
@@ -66,7 +69,10 @@ _LOADED = sa.text(
         :woken, :failed_wake, :worker_died)
     """
 )
-_LAST_LOADS = sa.text("SELECT error, worker_died FROM load WHERE model_key = :model_key ORDER BY id DESC LIMIT :count")
+_LAST_LOADS = sa.text(
+    "SELECT error IS NOT NULL AS failed, CASE WHEN worker_died THEN worker END AS died FROM load"
+    " WHERE model_key = :model_key AND NOT woken ORDER BY id DESC LIMIT :count"
+)
 _SEEN = sa.text(
     """
     INSERT INTO worker (name, state, seen_at) VALUES (:name, CAST(:state AS jsonb), now())
@@ -186,20 +192,19 @@ def _record_load(session: Session, worker: str, load: LoadEvent, faults: dict[st
     if load.fault == "model":
         faults.setdefault(load.model_key, load.error)
         return
-    most = FAILED_LOADS_MAX + FATAL_LOADS_MAX - 1
-    latest = session.execute(_LAST_LOADS, {"model_key": load.model_key, "count": most}).all()
-    if (why := hopeless([(row.error is not None, row.worker_died) for row in latest])) is not None:
+    latest = session.execute(_LAST_LOADS, {"model_key": load.model_key, "count": LOADS_LOOKED_AT})
+    if (why := hopeless([(row.failed, row.died) for row in latest])) is not None:
         faults.setdefault(load.model_key, f"{why}: {load.error}")
 
 
-def hopeless(latest: Sequence[tuple[bool, bool]]) -> str | None:
-    """Why a model is not loaded again, from its latest loads, newest first: (it failed, its worker died); None: it is.
+def hopeless(latest: Sequence[tuple[bool, str | None]]) -> str | None:
+    """Why a model is not loaded again, from its latest loads, newest first: (it failed, who died of it); None: it is.
 
     Only what came after the last load that was done counts.
     """
-    deaths = [worker_died for _, worker_died in itertools.takewhile(lambda load: load[0], latest)]
-    if deaths.count(False) >= FAILED_LOADS_MAX:
+    died = [worker for _, worker in itertools.takewhile(lambda load: load[0], latest)]
+    if died.count(None) >= FAILED_LOADS_MAX:
         return f"loading failed {FAILED_LOADS_MAX} times in a row"
-    if deaths.count(True) >= FATAL_LOADS_MAX:
+    if max(Counter(filter(None, died)).values(), default=0) >= FATAL_LOADS_MAX:
         return f"loading it killed a worker {FATAL_LOADS_MAX} times in a row"
     return None

@@ -165,7 +165,7 @@ def test_without_the_aggregator_the_experts_vote(house: House, fault: Fault) -> 
 def test_an_aggregator_that_dies_again_and_again_costs_no_line(house: House, fault: Fault) -> None:
     for worker in house.workers:
         worker.kill()
-        worker.start("--stall-s", "0.5")
+        worker.start("--stall-s", "1.5")
     good = house.stub("one", p=1, q=1)
     with fault.attempt():  # every engine of its gets through some lines
         chief = house.stub("chief", child=1, hang_at=15, p=1, q=1)

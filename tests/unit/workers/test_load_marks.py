@@ -28,6 +28,11 @@ def test_a_worker_that_was_told_to_end_leaves_no_marks(tmp_path: Path) -> None:
             assert LoadMarks(tmp_path, "w").take_left() == ()
 
 
+def test_a_mark_that_stays_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "workers/w/loading/a").mkdir(parents=True)  # what unlink refuses, whoever asks
+    assert LoadMarks(tmp_path, "w").take_left() == ()
+
+
 def test_without_a_disk_loads_go_unmarked(tmp_path: Path) -> None:
     (tmp_path / "workers").write_text("no folder")
     with LoadMarks(tmp_path, "w").mark("a"):

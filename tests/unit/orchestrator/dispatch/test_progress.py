@@ -20,7 +20,7 @@ def test_a_message_is_read_without_nul_and_with_texts_about_it() -> None:
     assert read.state == state
 
 
-DONE, FAILED, DIED = (False, False), (True, False), (True, True)
+DONE, FAILED, DIED = (False, None), (True, None), (True, "w0")
 
 
 def test_a_model_is_given_up_after_failed_loads_in_a_row_and_later_if_workers_died_in_them() -> None:
@@ -29,6 +29,12 @@ def test_a_model_is_given_up_after_failed_loads_in_a_row_and_later_if_workers_di
     assert progress.hopeless([DIED] * 4) is None
     assert progress.hopeless([DIED] * 5) == "loading it killed a worker 5 times in a row"
     assert progress.hopeless([DIED] * 4 + [DONE, DIED]) is None
+
+
+def test_a_machine_that_goes_down_with_all_its_workers_in_a_load_says_nothing_of_the_model() -> None:
+    down = [(True, f"w{number}") for number in range(8)]
+    assert progress.hopeless(down * 4) is None
+    assert progress.hopeless(down * 5) is not None
 
 
 def test_deaths_of_workers_and_failures_that_engines_told_are_counted_apart() -> None:
