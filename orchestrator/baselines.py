@@ -15,7 +15,7 @@ SUBSETS_MAX = 64
 """So many sets of k experts are looked at per line: all of them, where there are no more."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
     """One expert's answer to one line. `answer` is "" where none could be read."""
 

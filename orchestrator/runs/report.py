@@ -1,5 +1,6 @@
 """The report of a run: how right it was, beside what, at what cost. Built from the lines, once they have ended."""
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from orchestrator.version import VERSION
 
 _LINES = sa.text(
     """
-    SELECT position, question->>'category' AS category, correct, error, answers, fused->>'method' AS method,
-        fused->'gain' AS gain, decision->'recruits'->0->>'expert' AS first, answer
+    SELECT position, question->>'category' AS category, correct, answers, fused->>'method' AS method,
+        fused->'gain' AS gain, decision->'recruits'->0->>'expert' AS first
     FROM instance WHERE run_id = :run AND stage = 'done' ORDER BY position
     """
 )
@@ -35,27 +36,34 @@ _IN_QUESTION_SET = sa.text(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+LINES_READ = 1000
+"""At once: those of a large run would take up as much memory as the orchestrator itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told(Judged):
+    """One expert's answer to a line (`staging.benchmark.answer_json`), as the report needs it."""
+
+    finish_reason: str
+    recruited: bool = True
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
     """A line that is done, as the report needs it."""
 
     position: int
     category: str
     correct: bool
-    answer: str
-    error: str | None
     method: str
     first: str
     """The first recruit."""
     gain: float | None = None
     """What fusing so was expected to gain over the first recruit, where something was known."""
-    answers: Mapping[str, Mapping[str, Any]]
-    """Expert -> its judged answer (`staging.benchmark.answer_json`)."""
-
-    def judged(self, expert: str) -> Judged | None:
-        """What an expert answered here; None if it was not asked."""
-        found = self.answers.get(expert)
-        return None if found is None else Judged(answer=found.get("answer") or "", correct=bool(found.get("correct")))
+    answers: Mapping[str, Told]
+    """By expert."""
 
 
 def build(session: Session, run_id: str) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def compare(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
     """
     experts = _pool(pinned)
     panel = [line for line in lines if experts and all(name in line.answers for name in experts)]
-    judged = [[line.judged(name) or Judged(answer="", correct=False) for name in experts] for line in panel]
+    judged = [[line.answers[name] for name in experts] for line in panel]
     seeds = [seed_for(pinned.seed, line.position, "random") for line in panel]
     drawn = [baselines.random_recruits(row, k=pinned.k, seed=seed) for row, seed in zip(judged, seeds, strict=True)]
     majority = [baselines.plurality(row) for row in judged]
@@ -130,26 +138,26 @@ def compare(lines: Sequence[Line], pinned: Pinned) -> dict[str, Any]:
 
 def per_expert(lines: Sequence[Line]) -> dict[str, Any]:
     """Every expert's answers: as a recruit, and on all lines it was asked (baselines included)."""
-    asked: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    asked: dict[str, list[Told]] = defaultdict(list)
     for line in lines:
         for name, answer in line.answers.items():
             asked[name].append(answer)
     return {name: _expert(answers) for name, answers in sorted(asked.items())}
 
 
-def _expert(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    recruited = [answer for answer in answers if answer.get("recruited", True)]
+def _expert(answers: Sequence[Told]) -> dict[str, Any]:
+    recruited = [answer for answer in answers if answer.recruited]
     return {
         "calls": len(answers),
         "recruited": len(recruited),
         "accuracy": _json(_share_right(answers)),
         "accuracy_when_recruited": _json(_share_right(recruited)),
-        "unreadable": sum(not answer["answer"] and answer["finish_reason"] in ("stop", "length") for answer in answers),
-        "cut_off": sum(answer["finish_reason"] == "length" for answer in answers),
-        "failed": sum(answer["finish_reason"] == "error" for answer in answers),
-        "late": sum(answer["finish_reason"] == "late" for answer in answers),
-        "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
-        "completion_tokens": sum(answer["completion_tokens"] for answer in answers),
+        "unreadable": sum(not answer.answer and answer.finish_reason in ("stop", "length") for answer in answers),
+        "cut_off": sum(answer.finish_reason == "length" for answer in answers),
+        "failed": sum(answer.finish_reason == "error" for answer in answers),
+        "late": sum(answer.finish_reason == "late" for answer in answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "completion_tokens": sum(answer.completion_tokens for answer in answers),
     }
 
 
@@ -230,17 +238,27 @@ def _lines(session: Session, run_id: str) -> list[Line]:
     return [
         Line(
             position=row.position,
-            category=row.category or "",
+            category=sys.intern(row.category or ""),
             correct=bool(row.correct),
-            answer=row.answer or "",
-            error=row.error,
-            method=row.method or "none",
-            first=row.first or "",
+            method=sys.intern(row.method or "none"),
+            first=sys.intern(row.first or ""),
             gain=row.gain,
-            answers=row.answers or {},
+            answers={sys.intern(expert): _told(answer) for expert, answer in (row.answers or {}).items()},
         )
-        for row in session.execute(_LINES, {"run": run_id})
+        for row in session.execute(_LINES, {"run": run_id}, execution_options={"yield_per": LINES_READ})
     ]
+
+
+def _told(answer: Mapping[str, Any]) -> Told:
+    """As it is kept with its line. What many lines have in common is in memory once."""
+    return Told(
+        answer=sys.intern(answer.get("answer") or ""),
+        correct=bool(answer.get("correct")),
+        finish_reason=sys.intern(answer["finish_reason"]),
+        recruited=answer.get("recruited", True),
+        prompt_tokens=answer["prompt_tokens"],
+        completion_tokens=answer["completion_tokens"],
+    )
 
 
 def _single(lines: Sequence[Line], expert: str | None) -> dict[str, Any]:
@@ -265,16 +283,16 @@ def _credit(line: Line, expert: str | None) -> float | None:
 
 
 def _is_right(line: Line, expert: str | None) -> bool:
-    judged = line.judged(expert or "")
-    return judged is not None and judged.correct
+    answer = line.answers.get(expert or "")
+    return answer is not None and answer.correct
 
 
 def _accuracy(lines: Sequence[Line]) -> statistics.Estimate | None:
     return statistics.wilson(sum(line.correct for line in lines), len(lines))
 
 
-def _share_right(answers: Sequence[Mapping[str, Any]]) -> statistics.Estimate | None:
-    return statistics.wilson(sum(bool(answer["correct"]) for answer in answers), len(answers))
+def _share_right(answers: Sequence[Told]) -> statistics.Estimate | None:
+    return statistics.wilson(sum(answer.correct for answer in answers), len(answers))
 
 
 def _by_category(lines: Sequence[Line]) -> dict[str, list[Line]]:

@@ -1,11 +1,10 @@
 """The arithmetic of a benchmark's report."""
 
 import dataclasses
-from typing import Any
 
 from orchestrator.runs import report
 from orchestrator.runs.pinned import Baselines, Pinned
-from orchestrator.runs.report import Line
+from orchestrator.runs.report import Line, Told
 
 PINNED = Pinned(
     lines=4,
@@ -17,15 +16,15 @@ PINNED = Pinned(
 )
 
 
-def answer(letter: str, *, right: bool, recruited: bool = True) -> dict[str, Any]:
-    return {
-        "answer": letter,
-        "correct": right,
-        "finish_reason": "stop",
-        "recruited": recruited,
-        "prompt_tokens": 10,
-        "completion_tokens": 2,
-    }
+def answer(letter: str, *, right: bool, recruited: bool = True) -> Told:
+    return Told(
+        answer=letter,
+        correct=right,
+        finish_reason="stop",
+        recruited=recruited,
+        prompt_tokens=10,
+        completion_tokens=2,
+    )
 
 
 def line(position: int, *, correct: bool, ada: bool, bob: bool | None, first: str = "ada") -> Line:
@@ -33,7 +32,7 @@ def line(position: int, *, correct: bool, ada: bool, bob: bool | None, first: st
     if bob is not None:
         answers["bob"] = answer("B", right=bob, recruited=first == "bob")
     return Line(
-        position=position, category="x", correct=correct, answer="A", error=None, method="vote", first=first,
+        position=position, category="x", correct=correct, method="vote", first=first,
         answers=answers,
     )  # fmt: skip
 
